@@ -118,9 +118,7 @@ def test_what_no_file_imports_is_not_permitted() -> None:
     assert found == ["launcher does not import guest"]
 
 
-def test_a_room_of_the_store_that_imports_a_higher_one_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_imports_of_store_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     bad = tmp_path / "store" / "database" / "nodes.py"

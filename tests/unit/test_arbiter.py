@@ -96,9 +96,7 @@ KEPT_MAKES_ROOM = [
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES)
 @example(story=KEPT_MAKES_ROOM)
-def test_every_story_of_several_pools_keeps_the_promises(
-    story: list[tuple[str, int, int]],
-) -> None:
+def test_stories_of_several_pools_keep_the_promises(story: list[tuple[str, int, int]]) -> None:
     live_through(story, NodeSimulation(list(SIZES)))
 
 
@@ -135,7 +133,7 @@ DEPLOYED_AT_ONCE = [("acquire", 1, 0), ("all quiet", 1, 0), ("prepare", 1, 33), 
 @example(story=DEPLOYED_AT_ONCE)
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES)
-def test_every_story_of_tenants_and_versions_keeps_the_promises(
+def test_stories_of_tenants_and_versions_keep_the_promises(
     story: list[tuple[str, int, int]],
 ) -> None:
     live_twice(story, Tenants)
@@ -359,9 +357,7 @@ TOLD: dict[type[Arbiter], list[tuple[str, int, int]]] = {
 
 
 @pytest.mark.parametrize("broken", TOLD)
-def test_an_arbiter_that_makes_this_mistake_is_found_out_by_its_story(
-    broken: type[Arbiter],
-) -> None:
+def test_a_mistaken_arbiter_is_found_by_its_story(broken: type[Arbiter]) -> None:
     live_twice(TOLD[broken], Tenants)
     with pytest.raises(AssertionError):
         live_twice(TOLD[broken], lambda: Tenants(arbiter=broken))

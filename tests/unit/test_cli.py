@@ -153,9 +153,7 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
     return pipe
 
 
-def test_invoke_writes_the_bytes_behind_the_text(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invoke_writes_original_bytes(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.ends(stdout="a\ufffd", stderr="e")
     cli.answers[OUTPUT] = (200, b"a\xff\0")
     pipe = piped(monkeypatch)
@@ -188,9 +186,7 @@ def test_the_line_about_a_call_says_why_it_failed(
     assert last == f"{reason}{', attempt 2' if attempt else ''} · 3 ms · warm · i1"
 
 
-def test_output_prints_bytes_and_harmless_text_onto_a_terminal(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_is_safe_on_a_terminal(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.answers[OUTPUT] = (200, b"\x1b[31m\xff\0")
     pipe, terminal = piped(monkeypatch), Terminal()
     cli.run("functions output hello i1 --stream stderr")
@@ -235,9 +231,7 @@ def test_a_payload_file_is_sent_byte_for_byte(cli: CommandLine, tmp_path: Path) 
     assert cli.body == {"payload": "a\r\nä\n"}
 
 
-def test_a_terminal_and_no_input_send_nothing(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_or_none_is_empty(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in (Terminal(), None, io.StringIO("text")):
         monkeypatch.setattr(sys, "stdin", stream)
         cli.run("invoke hello")
@@ -350,9 +344,7 @@ def test_json_made_visible_is_the_same_json() -> None:
         ("invoke helo", "is it hello?"),
     ],
 )
-def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(
-    cli: CommandLine, line: str, hint: str
-) -> None:
+def test_a_refusal_is_a_sentence_and_a_hint(cli: CommandLine, line: str, hint: str) -> None:
     printed = cli.run(line, code=1)
     assert printed.out == ""
     assert printed.err.startswith(f"error: there is no such function\nhint: {hint}")
@@ -444,9 +436,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("error", "message"), OPTIONS)
-def test_an_error_about_a_field_names_its_option(
-    cli: CommandLine, error: QuiltfnError, message: str
-) -> None:
+def test_field_errors_name_options(cli: CommandLine, error: QuiltfnError, message: str) -> None:
     cli.answers["POST", ""] = (422, json.loads(error_body(error)))
     printed = cli.run("functions create a --handler h --memory 10", code=1)
     assert printed.err.startswith(f"error: {message}\n")
@@ -500,9 +490,7 @@ def test_the_version_is_told(cli: CommandLine) -> None:
     assert cli.run("--version").out == f"quiltfn {__version__}\n"
 
 
-def test_sections_of_help_are_seen_at_once(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sections_of_help_are_bold(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
@@ -514,9 +502,7 @@ def test_sections_of_help_are_seen_at_once(
 
 
 @pytest.mark.parametrize("word", ["serve", "keys", "doctor"])
-def test_commands_of_this_machine_get_all(
-    cli: CommandLine, word: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_commands_run(cli: CommandLine, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, words: handed.append(words))
     cli.run(f"{word} --port 0 --sweep --help")

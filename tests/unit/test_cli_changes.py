@@ -26,9 +26,7 @@ def test_update_sends_what_was_said_and_nothing_else(cli: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(("image", "is_told"), [("sha256:4", True), ("sha256:3", False)])
-def test_update_says_where_the_new_version_has_other_files(
-    cli: CommandLine, image: str, is_told: bool
-) -> None:
+def test_update_says_if_files_differ(cli: CommandLine, image: str, is_told: bool) -> None:
     versions = [version(5, image), version(4, "sha256:4"), version(3, "sha256:3")]
     cli.answers["PUT", f"/{ID}"] = (200, {**FUNCTION, "current_version": 5})
     cli.answers["GET", f"/{ID}/versions"] = (200, {"versions": versions})
@@ -117,9 +115,7 @@ def test_pause_resume_and_rollback(cli: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(("current", "chosen"), [(4, 2), (2, 1), (1, None)])
-def test_a_rollback_without_a_version_goes_to_the_one_before(
-    cli: CommandLine, current: int, chosen: int | None
-) -> None:
+def test_a_rollback_goes_back_by_one(cli: CommandLine, current: int, chosen: int | None) -> None:
     found = [version(number, "") for number in (5, 4, 2, 1)]  # version 3 was removed
     cli.answers["POST", f"/{ID}/rollback"] = (200, FUNCTION)
     cli.answers["GET", f"/{ID}/aliases"] = (200, {"aliases": []})
@@ -179,9 +175,7 @@ TIMELINE = body_of(
 OF_TIMELINE = ("GET", f"/{ID}/invocations/i1/timeline")
 
 
-def test_a_timeline_is_shown_in_milliseconds_and_with_the_time_when_it_is_due(
-    cli: CommandLine,
-) -> None:
+def test_a_timeline_is_in_milliseconds_and_says_when_it_is_due(cli: CommandLine) -> None:
     cli.answers[OF_TIMELINE] = (200, TIMELINE)
     assert cli.run("functions timeline hello i1").lines == [
         "queued 0.012 ms",

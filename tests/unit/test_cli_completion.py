@@ -126,9 +126,7 @@ def test_commands_of_this_machine_are_completed_by_their_parsers(
     assert not below or commands_of(parser).keys() == below
 
 
-def test_a_client_alone_completes_the_names_of_the_machines_commands(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_client_alone_completes_names_of_local_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PARSERS.keys() == root.ON_THIS_MACHINE.keys()
     assert all(map(parser_of, PARSERS))
     monkeypatch.setitem(PARSERS, "keys", "quiltfn.there_is_none.parser")

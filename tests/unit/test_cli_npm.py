@@ -64,9 +64,7 @@ def leaked(registry: Registry) -> list[str]:
 
 @needs_npm
 @pytest.mark.parametrize("shape", ["behind a package", "in yarn.lock", "behind a directory"])
-def test_a_repository_that_npm_finds_is_refused(
-    registry: Registry, app: Path, tmp_path: Path, shape: str
-) -> None:
+def test_repository_is_refused(registry: Registry, app: Path, tmp_path: Path, shape: str) -> None:
     project(app, dependencies={"wants": "1.0.0"})
     if shape == "in yarn.lock":
         lines = ['  version "1.0.0"', f'  resolved "git+ssh://git@github.com/owner/evil.git#{SHA}"']

@@ -28,9 +28,7 @@ TARGET = packages.Target(
 
 @promise("M24")
 @pytest.mark.parametrize("name", ["python3.99", "evil", "sh", "python", "python3.13-config"])
-def test_a_program_that_the_server_names_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_servers_run_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     marker, tree = tmp_path / "it-ran", tmp_path / "tree"
     tree.mkdir()
     for program in (tmp_path / name, tree / name):
@@ -277,9 +275,7 @@ def test_the_installers_see_registries_and_proxies_of_the_environment() -> None:
     assert packages.environment({**mine, **others}) == mine
 
 
-def test_npm_gets_the_variables_that_its_users_own_settings_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_npm_gets_variables_of_its_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".npmrc").write_text("//registry.example.org/:_authToken=${MY_TOKEN}\n")
     mine = {"HOME": str(tmp_path), "MY_TOKEN": "a", "npm_config_registry": "b"}
     assert packages.environment({**mine, "OTHER_TOKEN": "c"}) == mine
@@ -455,9 +451,7 @@ def test_pnpm_is_asked_where_only_its_lock_file_is_there(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("installer", ["npm", "pnpm"])
-def test_without_an_installer_it_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installer: str
-) -> None:
+def test_no_installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installer: str) -> None:
     monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
     (tmp_path / "package.json").write_text("{}")
     if installer == "pnpm":

@@ -111,9 +111,7 @@ def test_a_profile_that_is_not_there_is_an_error_that_names_the_nearest(
 # --- login ---------------------------------------------------------------------------------------
 
 
-def test_login_stores_a_key_that_the_server_takes_and_commands_use_it(
-    cli: Server, place: Path
-) -> None:
+def test_login_stores_an_accepted_key_and_commands_use_it(cli: Server, place: Path) -> None:
     printed = cli.log_in("quilt_sk_good\n", "--url http://10.0.0.7:8080/ --profile lab")
     assert printed.out == "logged in to http://10.0.0.7:8080: tenant acme, scope write\n"
     assert "profile lab" in printed.err
@@ -140,9 +138,7 @@ def test_login_without_a_key_takes_none_of_another_profile(cli: Server) -> None:
     assert list(profiles.read().profiles) == ["lab"]
 
 
-def test_on_a_terminal_the_key_is_asked_for_unseen(
-    cli: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_terminal_the_key_is_unseen(cli: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal("seen\n"))
     asked: list[str] = []
 
@@ -179,9 +175,7 @@ def test_login_names_stronger_variables(cli: Server, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "a" * 65])
-def test_a_name_that_no_profile_can_have_is_refused_before_a_server_is_asked(
-    cli: Server, place: Path, name: str
-) -> None:
+def test_invalid_profile_names_send_no_request(cli: Server, place: Path, name: str) -> None:
     cli.log_in("quilt_sk_good\n", f"'--profile={name}'", code=2 if name else 0)
     assert bool(cli.asked_with) is place.exists() is not bool(name)
 

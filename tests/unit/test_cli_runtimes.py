@@ -323,9 +323,7 @@ def test_a_processor_that_is_no_name_becomes_no_word_of_a_command(
         assert "\x1b" not in error
 
 
-def test_a_directory_is_packed_whole_but_for_what_is_no_file(
-    cli: CommandLine, tmp_path: Path
-) -> None:
+def test_all_files_of_a_directory_are_packed(cli: CommandLine, tmp_path: Path) -> None:
     root = a_rootfs(tmp_path / "root")
     found = {"PATH": "/opt/bin", "HOME": "/root", "PYTHON_VERSION": "3.12", "A": "image", "B": "b"}
     cli.answers["POST", "/api/runtimes/images"] = (201, IMAGE | {"environment": found})
@@ -344,9 +342,7 @@ def test_a_directory_is_packed_whole_but_for_what_is_no_file(
     }
 
 
-def test_a_root_goes_compressed_where_it_would_be_too_long(
-    cli: CommandLine, tmp_path: Path
-) -> None:
+def test_a_root_is_compressed_if_it_would_be_too_long(cli: CommandLine, tmp_path: Path) -> None:
     cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": {"image_upload_bytes": 100}})
     archive, gzipped = tmp_path / "root.tar", tmp_path / "root.tar.gz"
     archive.write_bytes(bytes(10_000))
@@ -360,9 +356,7 @@ def test_a_root_goes_compressed_where_it_would_be_too_long(
     assert sent_as == gzipped.read_bytes(), "it is not compressed twice"
 
 
-def test_packages_are_for_the_python_of_the_base_image(
-    cli: CommandLine, app: Path, tmp_path: Path
-) -> None:
+def test_packages_fit_the_base_image(cli: CommandLine, app: Path, tmp_path: Path) -> None:
     archive = tmp_path / "root.tar"
     archive.write_bytes(b"a tar")
     options = f"--kind python --dir {app}"
@@ -516,9 +510,7 @@ LOGGED = 'time="2026" level=fatal msg="no image \\\\"x\\\\": not here"'
         (r"printf '\377'", "skopeo does not report the digest"),
     ],
 )
-def test_what_becomes_of_skopeo_is_told(
-    cli: CommandLine, install_skopeo: Install, script: str, why: str
-) -> None:
+def test_skopeo_errors(cli: CommandLine, install_skopeo: Install, script: str, why: str) -> None:
     install_skopeo(script)
     assert f"error: {why}" in add(cli, "--kind shell --image debian:13", code=2).err
     assert ("POST", "/api/runtimes") not in cli.asked
@@ -729,9 +721,7 @@ def test_node_packages_have_a_key_unless_files_are_among_them(app: Path) -> None
     assert runtime_files.key_of(node, None) is None
 
 
-def test_packages_of_two_languages(
-    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_package_kinds(cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[str] = []
 
     def install_python(_wanted: Path, place: Path, _target: packages.Target) -> None:

@@ -72,9 +72,7 @@ def test_a_series_is_asked_for_by_its_age(cli: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("by", ["", "--by function"])
-def test_usage_ends_with_the_whole_and_a_little_does_not_read_as_none(
-    cli: CommandLine, by: str
-) -> None:
+def test_usage_ends_with_the_whole_and_a_little_is_not_none(cli: CommandLine, by: str) -> None:
     function = {"function_id": ID, "function_name": "hello"} if by else {}
     row = body_of(wire.UsageRow, **SUMS, **function)
     cli.answers["GET", "/api/usage"] = (200, body_of(wire.Usage, rows=[row], total=SUMS))

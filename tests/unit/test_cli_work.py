@@ -56,27 +56,21 @@ def test_a_queued_call_that_is_waited_for_ends_like_any_other(cli: CommandLine) 
 
 
 @pytest.mark.parametrize("mode", ["", "--async"])
-def test_a_call_has_the_callers_key_and_ends_with_the_command_that_waits_for_it(
-    cli: CommandLine, mode: str
-) -> None:
+def test_a_call_has_a_key_and_ends_with_its_waiting_command(cli: CommandLine, mode: str) -> None:
     cli.answers["POST", "/invoke/hello"] = (202, QUEUED) if mode else (200, INVOCATION)
     cli.run(f"invoke hello --payload x --idempotency-key order-17 {mode}")
     assert cli.headers["idempotency-key"] == "order-17"
     assert mode or cli.headers["x-on-disconnect"] == "cancel"
 
 
-def test_a_call_is_cancelled_and_if_it_never_started_it_was_neither_warm_nor_cold(
-    cli: CommandLine,
-) -> None:
+def test_a_cancelled_call_that_never_started_was_neither_warm_nor_cold(cli: CommandLine) -> None:
     cli.answers["POST", f"{ONE}/cancel"] = (200, {**INVOCATION, "status": "cancelled"})
     assert cli.run("cancel hello i1").out == "i1 is cancelled\n"
     cli.answers["GET", ONE] = (200, {**QUEUED, "status": "cancelled", "duration_ms": None})
     assert "cancelled · not started · i1" in cli.run("wait hello i1", code=1).err
 
 
-def test_wait_says_if_the_call_is_not_over_in_time(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_says_if_it_was_too_short(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(*_: object, **__: object) -> None:
         raise TimeoutError("the invocation is still running after 1 s")
 
@@ -240,9 +234,7 @@ NODE = body_of(wire.Node, **HEARD, **dict.fromkeys(COUNTS, 7))
         ({"presence": "gone", "state": "removed"}, "removed - - - - - -"),
     ],
 )
-def test_what_a_node_said_is_shown_while_it_is_heard(
-    cli: CommandLine, changed: dict[str, Any], cells: str
-) -> None:
+def test_only_live_reports_are_shown(cli: CommandLine, changed: dict[str, Any], cells: str) -> None:
     cli.answers["GET", "/api/nodes"] = (200, {"nodes": [{**NODE, **changed}]})
     assert cli.run("nodes list").lines[1].startswith(f"one {cells} ")
 

@@ -214,9 +214,7 @@ async def test_a_header_may_come_often_and_bytes_have_a_length(door: ServerUnder
 
 
 @promise("A34")
-async def test_head_has_the_length_and_no_body_and_no_content_has_neither(
-    door: ServerUnderTest,
-) -> None:
+async def test_head_has_the_length_and_no_content_has_none(door: ServerUnderTest) -> None:
     answer = await door.ask(get("/a", method="HEAD") + get("/a", CLOSE, method="HEAD"))
     assert answer.count(b"content-length: 2") == 2
     assert answer.endswith(b"\r\n\r\n")
@@ -268,9 +266,7 @@ async def is_ended(client: Client) -> bool:
 
 
 @pytest.mark.parametrize("used", [[0, 1, 0], [0, 1, 1], [1]])
-async def test_for_a_new_connection_the_one_that_has_been_idle_longest_ends(
-    used: list[int],
-) -> None:
+async def test_a_new_connection_ends_the_one_idle_longest(used: list[int]) -> None:
     """Two connections are used in this order; then a third one is opened. One that has sent
     nothing has been idle since it was opened.
     """
@@ -299,9 +295,7 @@ async def test_a_stream_is_sent_in_chunks_and_ends(door: ServerUnderTest) -> Non
     assert old.endswith(b"\r\n\r\nonetwothree")
 
 
-async def test_a_stream_of_known_length_has_that_length_or_ends_the_connection(
-    door: ServerUnderTest,
-) -> None:
+async def test_a_stream_has_its_known_length_or_ends_the_connection(door: ServerUnderTest) -> None:
     door.respond("/s", body=three, headers=[("content-length", "11")])
     answer = await door.ask(get("/s") + get("/s", CLOSE))
     assert answer.count(b"\r\n\r\nonetwothree") == 2
@@ -608,9 +602,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize(("request_bytes", "count"), TAKEN)
-async def test_what_has_one_meaning_is_taken(
-    door: ServerUnderTest, request_bytes: bytes, count: int
-) -> None:
+async def test_controls_are_taken(door: ServerUnderTest, request_bytes: bytes, count: int) -> None:
     """Controls for the tests above. `count`: how many requests are answered, including the
     following one.
     """
@@ -800,9 +792,7 @@ async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.Monke
 
 @promise("A89")
 @pytest.mark.parametrize("is_shared", [True, False])
-async def test_what_all_clients_share_takes_no_memory_of_one(
-    door: ServerUnderTest, is_shared: bool
-) -> None:
+async def test_shared_bodies_count_for_no_client(door: ServerUnderTest, is_shared: bool) -> None:
     door.respond("/large", body=bytes(LARGE_BYTES), is_shared=is_shared)
     async with door.client(receive_bytes=65536) as (reader, writer):
         writer.write(get("/large") + get("/a", CLOSE))
@@ -865,9 +855,7 @@ async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(
 
 
 @promise("A22")
-async def test_what_a_client_does_not_take_is_counted_and_not_left_to_the_kernel(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_unsent_bytes_are_counted_not_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: without the limit, the kernel would buffer megabytes for each connection."""
     held = list[int]()
     for in_kernel in (UNSENT_IN_KERNEL_BYTES, 2**30):

@@ -322,9 +322,7 @@ async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on() -> None:
         (50, MIB // 8, []),  # readers can't free enough: responses are being created
     ],
 )
-async def test_slow_ones_end_only_where_that_helps(
-    wanted: int, fast_speed: int, expected: list[str]
-) -> None:
+async def test_slow_ones_end_if_it_helps(wanted: int, fast_speed: int, expected: list[str]) -> None:
     """A slow download was ended for a list that got its memory from another reader."""
     readers = Readers(48 * MIB)
     readers.add({"fast": Peer(None, waiting=30 * MIB), "slow": Peer(None, waiting=6 * MIB)})
@@ -341,9 +339,7 @@ async def test_slow_ones_end_only_where_that_helps(
     ("is_streaming", "takes", "is_cut"),
     [(True, 1, False), (True, 0, True), (False, 1, True), (False, 100_000, False)],
 )
-def test_a_slow_reader_of_a_stream_is_kept_and_a_dead_one_is_not(
-    is_streaming: bool, takes: int, is_cut: bool
-) -> None:
+def test_only_dead_readers_of_streams_are_cut(is_streaming: bool, takes: int, is_cut: bool) -> None:
     readers = Readers(MIB)
     readers.add({"reader": Peer(None, is_streaming=is_streaming, waiting=65_536)})
     for now in range(0, 100, 10):

@@ -180,9 +180,7 @@ def test_the_forwarder_is_named_if_needed(text: str, v6: bool, wanted: Iterable[
         (rules.elements_request(6), 13, [b"quiltfn\0", b"refused_v6\0"]),
     ],
 )
-def test_a_counter_and_a_set_are_requested_in_the_kernel_s_format(
-    request_: bytes, kind: int, names: list[bytes]
-) -> None:
+def test_requests_have_the_kernels_format(request_: bytes, kind: int, names: list[bytes]) -> None:
     assert len(request_) == int.from_bytes(request_[:4], "little")
     assert request_[4:6] == bytes([kind, 10])
     assert request_[16] == 1

@@ -186,9 +186,7 @@ async def test_where_calls_are_many_they_are_summed_up(events: Events) -> None:
     assert [one.type for one in await some(reader, 1)] == [EventType.INVOCATION_STARTED]
 
 
-async def test_while_calls_stay_many_none_is_told_by_itself(
-    events: Events, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_calls_stay_summed_up(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY_S", 0.2)
     reader = events.reader(TENANT)
 

@@ -87,9 +87,7 @@ def test_a_node_that_says_nothing_for_the_fence_time_is_left_out_until_it_does()
     assert known.counts.counts(G).ready == 2
 
 
-def test_a_node_that_has_left_or_was_taken_over_is_left_out_at_once_and_a_drained_one_is_not() -> (
-    None
-):
+def test_a_node_that_left_or_was_taken_over_is_left_out_and_a_drained_one_is_not() -> None:
     known = Known()
     for presence in (Presence.LEFT, Presence.GONE):
         known.read(member("b", load(G)))

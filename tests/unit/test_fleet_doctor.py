@@ -88,9 +88,7 @@ def test_a_good_fleet_is_told_nothing_to_do() -> None:
         ("clock", {"clock_off_s": -3600.0}, Level.WARN, "3600.00 s earlier"),
     ],
 )
-def test_what_makes_a_fleet_weaker_is_told(
-    name: str, changes: dict[str, object], level: Level, words: str
-) -> None:
+def test_fleet_weaknesses(name: str, changes: dict[str, object], level: Level, words: str) -> None:
     found = of(name, **changes)
     assert (found.level, bool(found.advice)) == (level, level is not Level.OK)
     assert words in found.sentence

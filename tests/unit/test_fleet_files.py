@@ -133,9 +133,7 @@ def test_a_file_is_its_owners_alone_from_the_beginning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_file_that_others_may_use_or_that_is_not_there_is_refused(
-    tmp_path: Path, mode: int
-) -> None:
+def test_a_file_for_others_or_that_is_missing_is_refused(tmp_path: Path, mode: int) -> None:
     path = node_file(tmp_path)
     path.chmod(mode)
     chosen = secret_files(from_everywhere({"fleet": str(path)}, {}))

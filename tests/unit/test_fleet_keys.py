@@ -201,9 +201,7 @@ async def test_keys_of_another_node_do_not_stand_for_the_store(nodes: Nodes) -> 
     assert nodes.revisions["two"].asked == set()
 
 
-async def test_a_node_that_reaches_the_store_goes_by_that_for_disabled_tenants(
-    nodes: Nodes,
-) -> None:
+async def test_a_node_that_reaches_the_store_asks_it_for_disabled_tenants(nodes: Nodes) -> None:
     """It asks another node for keys, which are newer; but that node does not know yet that the
     tenant was enabled again.
     """

@@ -187,9 +187,7 @@ def test_any_output_is_an_answer_or_refused(output: bytes) -> None:
 
 
 @given(st.sampled_from([head[0] for head in HEADS]) | st.binary(max_size=80), st.data())
-def test_what_is_decided_before_the_end_of_output_is_the_same_at_its_end(
-    output: bytes, data: Any
-) -> None:
+def test_an_early_decision_is_that_at_the_end_of_output(output: bytes, data: Any) -> None:
     size = data.draw(st.integers(0, len(output)))
     try:
         part = block_of(output[:size], is_whole=False)

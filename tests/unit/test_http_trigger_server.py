@@ -91,9 +91,7 @@ def test_what_is_no_request_is_posted(payload: bytes | None, kind: str | None) -
         *("Upgrade", "Expect"),
     ],
 )
-def test_no_header_of_the_connection_or_that_servers_read_as_one_of_ours_is_the_caller_s(
-    name: str,
-) -> None:
+def test_no_header_of_a_connection_or_of_ours_is_the_caller_s(name: str) -> None:
     forwarded = lines(of(headers={name: "9", "x_a": "1", "x-forwarded-for": "by us"}))
     assert forwarded == [
         "GET / HTTP/1.1",

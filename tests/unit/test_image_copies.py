@@ -58,9 +58,7 @@ ONE, TWO, THREE = member("one"), member("two"), member("three")
         ((ONE, THREE), "one two", True),  # a node that is no longer known
     ],
 )
-def test_an_image_is_to_be_on_two_nodes_that_stay(
-    there: tuple[Member, ...], having: str, is_lacking: bool
-) -> None:
+def test_images_need_two_copies(there: tuple[Member, ...], having: str, is_lacking: bool) -> None:
     found = table(x=having).lacking([X], nodes(*there), 0.0)
     assert found == ([X] if is_lacking else [])
 

@@ -77,9 +77,7 @@ TREES: dict[str, list[Entry]] = {
 
 
 @pytest.mark.parametrize("name", TREES)
-async def test_what_is_packed_is_unpacked_to_the_same_image(
-    sender: Box, receiver: Box, name: str
-) -> None:
+async def test_packed_images_unpack_to_the_same(sender: Box, receiver: Box, name: str) -> None:
     image = await sender.take(packed(TREES[name]))
     copy = await receiver.take(await sender.archive(image.digest))
     assert copy == image  # and its size: a file with two names is sent once
@@ -95,9 +93,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.dictionaries(PATHS, st.binary(max_size=1500), min_size=1, max_size=6))
-async def test_trees_are_the_same_elsewhere(
-    sender: Box, receiver: Box, files: dict[str, bytes]
-) -> None:
+async def test_trees_survive_transport(sender: Box, receiver: Box, files: dict[str, bytes]) -> None:
     try:
         image = await sender.take(packed(file(name, data) for name, data in files.items()))
     except Unprocessable:

@@ -256,9 +256,7 @@ def test_v1_has_the_server_in_the_freezer_alone(tmp_path: Path, tops: dict[str, 
     assert not group.exists()
 
 
-def test_v1_kills_what_is_left_of_a_server(
-    tops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_v1_kills_server_processes(tops: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     group = tops["freezer"] / "quiltfn" / "s" / "server-process"
     group.mkdir()
     (group / "cgroup.procs").write_text("77\n78\n")
@@ -303,9 +301,7 @@ def test_v2_changes_the_limits_of_a_sandbox_that_is_there(v2_group: Path) -> Non
 
 
 @pytest.mark.parametrize("swap", [True, False])
-def test_v1_changes_the_limits_of_a_sandbox_that_is_there(
-    tops: dict[str, Path], v1: dict[str, Path], swap: bool
-) -> None:
+def test_v1_changes_sandbox_limits(tops: dict[str, Path], v1: dict[str, Path], swap: bool) -> None:
     sockets, with_swap = "memory.kmem.tcp.limit_in_bytes", "memory.memsw.limit_in_bytes"
     for name in ("memory.limit_in_bytes", *([with_swap] if swap else [])):
         (v1["memory"] / name).write_text("")
@@ -408,9 +404,7 @@ def test_v1_knows_a_sandbox_from_any_of_its_hierarchies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stays", ["memory", "pids"])
-def test_v1_says_where_a_group_cannot_be_removed(
-    tops: dict[str, Path], v1: dict[str, Path], stays: str
-) -> None:
+def test_v1_reports_lasting_groups(tops: dict[str, Path], v1: dict[str, Path], stays: str) -> None:
     (v1[stays] / "a process").touch()
     assert not V1(tops, hybrid=False).remove("s", "one")
 

@@ -55,9 +55,7 @@ async def test_it_is_the_json_of_the_whole(out: list[bytes], error: list[bytes])
 
 
 @pytest.mark.parametrize("byte", [b"\0", b"\xff", b'"', b"x"])
-async def test_others_have_a_turn_for_each_slice(
-    byte: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_others_have_turns_for_slices(byte: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted(monkeypatch)
     await write(io.BytesIO(), an_object(byte * (1 << 20), byte), counted.turn)
     assert counted.most <= 7 * PIECE_BYTES
