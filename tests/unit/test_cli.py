@@ -218,13 +218,10 @@ def test_bytes_need_the_other_way(cli: CommandLine, tmp_path: Path) -> None:
     assert "base64 -w0" in cli.run("invoke --help").out
 
 
-def test_invoke_sends_payload_environment_and_timeout(cli: CommandLine) -> None:
+def test_invoke_sends_payload_environment_and_timeout(cli: CommandLine, tmp_path: Path) -> None:
     cli.run(f"invoke {ID} --payload text --env A=1 --timeout 5")
     assert cli.asked == [("POST", f"/{ID}/invoke")]
     assert cli.body == {"payload": "text", "environment": {"A": "1"}, "timeout_seconds": 5}
-
-
-def test_a_payload_file_is_sent_byte_for_byte(cli: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "payload"
     file.write_bytes("a\r\nä\n".encode())
     cli.run("invoke hello --payload-file", str(file))
@@ -321,12 +318,9 @@ def test_a_terminal_has_colours_unless_unwanted(monkeypatch: pytest.MonkeyPatch)
         assert terminal.getvalue() == "error: no\nhint: yes\n"
 
 
-def test_lines_of_our_own_messages_stay_lines(capsys: Captured) -> None:
+def test_lines_of_our_own_messages_stay_lines_and_visible_json_the_same(capsys: Captured) -> None:
     show.complain("one:\ntwo\x1b", own_lines=True)
     assert capsys.readouterr().err == "error: one:\ntwo\\u001b\n"
-
-
-def test_json_made_visible_is_the_same_json() -> None:
     text = json.dumps({"a": "\x7f\x9b\u202e"}, ensure_ascii=False)
     assert show.visible(text).isascii()
     assert json.loads(show.visible(text)) == json.loads(text)

@@ -126,14 +126,12 @@ def test_deliveries(cli: CommandLine) -> None:
 
 
 def test_a_node_without_instances_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """And a table without rows may have columns that can go."""
     nothing = body_of(wire.InstanceList, instances=[], total_count=0)
     tables.instances(msgspec.convert(nothing, wire.InstanceList))
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "no instances" in printed.err
-
-
-def test_a_table_without_rows_may_have_columns_that_can_go() -> None:
     assert drawn(("NAME", "KIND"), [], drop=("KIND",)).split() == ["NAME", "KIND"]
 
 
@@ -146,9 +144,6 @@ def test_attempts_and_input(cli: CommandLine) -> None:
     assert cli.run("functions input hello i1").out == "hello"
     cli.answers["GET", f"{ONE}/input"] = (200, {**stored, "caller": "open"})
     assert "from a caller without a key" in cli.run("functions input hello i1").err
-
-
-def test_who_has_no_input_is_told_the_command_that_keeps_it(cli: CommandLine) -> None:
     hint = f"{SET_RECORD_POLICY.text} says whose inputs are kept"
     refusal = json.loads(error_body(NotFound("it is not kept", hint=hint, see=SET_RECORD_POLICY)))
     cli.answers["GET", f"{ONE}/input"] = (404, refusal)

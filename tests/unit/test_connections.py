@@ -101,14 +101,12 @@ def test_it_is_the_longest_of_many_even_far_behind() -> None:
     assert order == list(range(MOST - 1, -1, -1))
 
 
-def test_a_new_connection_costs_little_when_all_others_are_busy() -> None:
+def test_a_new_connection_looks_at_few_others() -> None:
+    """If all are busy, and on average if many end one after another."""
     connections, peers = full(*[None] * MOST, kind=Counting)
     looks_before = sum(one.looks for one in peers)
     assert ended_for(connections, peers) is None
     assert 0 < sum(one.looks for one in peers) - looks_before <= TRIES
-
-
-def test_of_many_that_end_one_after_another_all_are_looked_at_once() -> None:
     connections, peers = full(*range(MOST), kind=Counting)
     for _ in range(MOST):
         assert ended_for(connections, peers) is not None

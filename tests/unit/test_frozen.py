@@ -31,6 +31,10 @@ def test_it_has_what_it_is_given_and_else_the_default() -> None:
     assert (server.host, server.port, server.name) == ("a", 80, "x")
     assert Server(host="a", name="x", port=81).port == 81
     assert repr(Address(host="a")) == "Address(host='a', port=80)"
+    with pytest.raises(TypeError, match="Server needs name"):
+        Server(host="a")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Server has no hots, prot"):
+        Server(host="a", name="x", hots="b", prot=1)  # type: ignore[call-arg]
 
 
 class Job(ByKeywords):
@@ -45,13 +49,6 @@ def test_what_may_change_changes_for_itself_alone() -> None:
     assert job != other
     with pytest.raises(TypeError, match="Job needs name"):
         Job(pid=1)  # type: ignore[call-arg]
-
-
-def test_what_is_missing_or_unknown_is_named() -> None:
-    with pytest.raises(TypeError, match="Server needs name"):
-        Server(host="a")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="Server has no hots, prot"):
-        Server(host="a", name="x", hots="b", prot=1)  # type: ignore[call-arg]
 
 
 def test_it_does_not_change() -> None:

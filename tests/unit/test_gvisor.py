@@ -58,14 +58,11 @@ def test_the_guest_is_told_where_it_is_and_mounts_what_can_be_mounted() -> None:
     assert GVISOR["process"]["oomScoreAdj"] == int(score) >= 500
 
 
-def test_what_the_group_cannot_count_is_limited_inside() -> None:
+def test_the_group_is_joined_beforehand_and_what_it_cannot_count_is_limited_inside() -> None:
     found = {one["type"]: (one["soft"], one["hard"]) for one in GVISOR["process"]["rlimits"]}
     assert found.pop("RLIMIT_NPROC") == (LIMITS.pids, LIMITS.pids)
     assert found.pop("RLIMIT_SIGPENDING") == (128, 128)
     assert found == {one["type"]: (one["soft"], one["hard"]) for one in CRUN["process"]["rlimits"]}
-
-
-def test_namespaces_are_new_and_the_group_is_joined_beforehand() -> None:
     kinds = sorted(one["type"] for one in GVISOR["linux"]["namespaces"])
     assert kinds == ["ipc", "mount", "network", "pid", "user", "uts"]
     assert not [one for one in GVISOR["linux"]["namespaces"] if "path" in one]

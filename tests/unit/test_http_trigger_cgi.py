@@ -64,13 +64,12 @@ def test_the_variables_of_rfc_3875() -> None:
         "SERVER_PORT": "8443",
         "SERVER_PROTOCOL": "HTTP/1.1",
     }
-
-
-def test_without_a_body_there_is_no_length_of_one() -> None:
     variables = variables_of(call(body=b"", headers={"host": "h"}), ())
-    assert "CONTENT_LENGTH" not in variables
-    assert "CONTENT_TYPE" not in variables
+    assert not {"CONTENT_LENGTH", "CONTENT_TYPE"} & set(variables)
     assert (variables["SERVER_NAME"], variables["SERVER_PORT"]) == ("h", "443")
+    headers = {"x-name": "Zoë".encode().decode("latin-1")}
+    variables = variables_of(call(path="/%C3%A9/%FF", headers=headers), ())
+    assert (variables["HTTP_X_NAME"], variables["PATH_INFO"]) == ("Zoë", "/é/\ufffd")
 
 
 def test_no_header_shadows_a_variable_of_the_function() -> None:
@@ -91,13 +90,6 @@ def test_whatever_headers_come_the_names_are_those_of_cgi(headers: dict[str, str
         known = variables_of(call(headers={}), ())
         assert name in known or name == "CONTENT_TYPE" or name.startswith("HTTP_")
         assert name != "HTTP_PROXY"
-
-
-def test_bytes_of_a_path_and_a_header_arrive_as_they_were_sent() -> None:
-    headers = {"x-name": "Zoë".encode().decode("latin-1")}
-    variables = variables_of(call(path="/%C3%A9/%FF", headers=headers), ())
-    assert variables["HTTP_X_NAME"] == "Zoë"
-    assert variables["PATH_INFO"] == "/é/\ufffd"
 
 
 @pytest.mark.parametrize("path", ["/a%2fb", "/a%2Fb", "/%2e%2e%2F"])

@@ -140,14 +140,10 @@ def test_a_sender_that_changes_its_secret_signs_with_both() -> None:
     assert not is_signed(STANDARD, headers, STANDARD_BODY, STANDARD_TIME)
 
 
-def test_two_times_are_refused() -> None:
+def test_two_times_and_more_fields_than_are_looked_at_are_refused() -> None:
     headers = stripe_headers()
-    headers["stripe-signature"] += f",t={STRIPE_TIME}"
-    assert not is_signed(STRIPE, headers, STRIPE_BODY, STRIPE_TIME)
-
-
-def test_more_fields_than_are_looked_at_are_refused() -> None:
-    headers = stripe_headers()
+    twice = {"stripe-signature": f"{headers['stripe-signature']},t={STRIPE_TIME}"}
+    assert not is_signed(STRIPE, twice, STRIPE_BODY, STRIPE_TIME)
     headers["stripe-signature"] += ",v0=" * (STRIPE_FIELDS_MAX - 3)
     assert is_signed(STRIPE, headers, STRIPE_BODY, STRIPE_TIME)
     headers["stripe-signature"] += ",v0="

@@ -80,11 +80,6 @@ def test_a_node_that_is_away_for_a_moment_counts(presence: str) -> None:
     assert copies.lacking([X], known, 201.0) == []
 
 
-def test_a_new_image_does_not_wait_for_a_node_that_is_away() -> None:
-    known = nodes(ONE, member("two", presence="left"), THREE)
-    assert table(x="one").lacking([X], known, 0.0) == [X]
-
-
 def test_those_that_can_be_asked_are_there_and_not_removed() -> None:
     known = nodes(
         ONE,

@@ -42,10 +42,7 @@ interrupted:
 
 def test_the_states_are_the_table_and_every_other_event_raises() -> None:
     check_table(NEXT, Status, CallEvent, TABLE)
-
-
-def test_the_ends_are_the_empty_rows() -> None:
-    assert frozenset(Status) - FINAL == {Status.QUEUED, Status.RUNNING}
+    assert frozenset(Status) - FINAL == {Status.QUEUED, Status.RUNNING}, "the ends are empty rows"
 
 
 # fmt: off
@@ -70,6 +67,9 @@ ENDS = [
     (ExitKind.INTERRUPTED,     0, False, "interrupted",   None, "stopped"),
 ]
 # fmt: on
+
+
+assert {kind for kind, *_ in ENDS} == set(ExitKind), "each kind has a row"
 
 
 @promise("A84")
@@ -138,10 +138,6 @@ def test_whoever_can_end_an_invocation_has_a_sentence() -> None:
     known = {by for one in source.rglob("*.py") for by in re.findall(said, one.read_text())}
     assert {"function_deleted", "server_stopped", "node_lost", "caller_left"} <= known
     assert known <= set(end_cause.BY), known - set(end_cause.BY)
-
-
-def test_every_how_is_in_the_list_of_ends() -> None:
-    assert {kind for kind, *_ in ENDS} == set(ExitKind)
 
 
 def test_the_reason_of_a_sandbox_is_the_sentence_of_the_record() -> None:

@@ -39,9 +39,9 @@ def every(minutes: float, times: int) -> list[float]:
     return [minutes * number for number in range(times)]
 
 
-def test_fixed_is_the_idle_rule() -> None:
-    assert Fixed(300).windows() == ()
+def test_fixed_is_the_idle_rule_and_a_function_never_called_has_no_windows() -> None:
     assert observed(Fixed(300), 0, 7).windows() == (Window(421, 721),)
+    assert Fixed(300).windows() == Histogram(WORTH_S).windows() == Hybrid(300).windows() == ()
 
 
 def test_is_wanted_and_next_change_agree() -> None:
@@ -54,10 +54,6 @@ def test_is_wanted_and_next_change_agree() -> None:
         False,
     ]
     assert [next_change(windows, at) for at in (0, 10, 55, 70)] == [10, 50, 70, None]
-
-
-def test_a_function_never_called_has_no_windows() -> None:
-    assert Histogram(WORTH_S).windows() == Hybrid(300).windows() == ()
 
 
 @pytest.mark.parametrize("period", [10, 17, 60, 180])
@@ -133,9 +129,7 @@ def test_hybrid_keeps_fixed_until_it_knows_and_then_prewarms() -> None:
     # All idle times are 19 min 59 s, which is bin 19: from 0.9 * 19 to 1.1 * 20 minutes.
     assert window.begins == pytest.approx(ended + 0.9 * 19 * MINUTE)
     assert window.ends == pytest.approx(ended + 1.1 * 20 * MINUTE)
-
-
-def test_hybrid_falls_back_where_most_gaps_are_out_of_bounds() -> None:
+    # Most gaps are out of bounds.
     assert observed(Hybrid(300), *every(300, 9)).windows()[0].ends == 300 * 8 * MINUTE + 301
 
 

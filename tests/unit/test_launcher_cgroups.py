@@ -120,9 +120,6 @@ def test_a_missing_controller_is_named(mounts, gone: str) -> None:
     mounts("".join(one for one in EACH if f",{gone}\n" not in one) + TMPFS + UNIFIED)
     with pytest.raises(CgroupsUnusable, match=rf"missing: {gone}\)"):
         cgroups.detect()
-
-
-def test_no_control_groups_at_all(mounts) -> None:
     mounts(ROOT)
     with pytest.raises(CgroupsUnusable, match="cpu, devices, freezer, memory, pids"):
         cgroups.detect()
