@@ -21,6 +21,7 @@ import httpx
 from e2e import leftovers
 from e2e.server import QUILTFN, Function, Server, quiltfn, short_dir, until
 from e2e.test_clock import Jump
+from fleet.nodes import on
 from fleet.replicated import Replicated, statement
 from fleet_network import (
     API_PORT,
@@ -232,7 +233,7 @@ class Machines:
         self.instances[mib] = fields.get("max_instances", 1)
         function: Function = asked.deploy(handler, memory_limit_mb=mib, **fields)
         for node in self.nodes:
-            until(lambda node=node: is_active(node, function))  # type: ignore[misc]
+            on(node, function)
         return function
 
     def are_ready(self) -> bool:
@@ -322,10 +323,6 @@ class Machines:
             f"ALTER SYSTEM SET default_transaction_read_only = {'on' if state else 'off'}"
         )
         self.statement("SELECT pg_reload_conf()")
-
-
-def is_active(node: Server, function: Function) -> bool:
-    return bool(node.call("GET", function.path).json().get("state") == "active")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from e2e.server import Server
+from e2e.server import Function, Server, until
 from free_ports import free_port
 from quiltfn.operator import fleet
 
@@ -51,3 +51,13 @@ class Fleet:
         return self.another(
             options=f"--fleet {path if path.exists() else self.add(name)} {options}"
         )
+
+
+def is_active(node: Server, function: Function) -> bool:
+    return bool(node.call("GET", function.path).json().get("state") == "active")
+
+
+def on(node: Server, function: Function) -> Function:
+    """The same function at another node, once that knows it."""
+    until(lambda: is_active(node, function))
+    return Function(node, function.id)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from e2e.server import Function, Server, until
-from fleet.nodes import Fleet
+from fleet.nodes import Fleet, on
 from promises import promise
 from quiltfn.base.setting_files import read_private
 from quiltfn.fleet import files
@@ -39,7 +39,7 @@ class Nodes:
         self.first, self.second, self.third = nodes
         self.function = self.first.deploy(handler, **{"max_instances": 1, **more})
         for node in (self.second, self.third):
-            until(partial(is_active, node, self.function))
+            on(node, self.function)
         assert self.ran_on(self.function.invoke()) == "one"
         for node in (self.second, self.third):
             until(partial(has_one_ready, self.at(node)))
@@ -59,10 +59,6 @@ def has_one_ready(function: Function) -> bool:
 
 def knows(node: Server, path: str) -> bool:
     return bool(node.call("GET", path).status_code == 200)
-
-
-def is_active(node: Server, function: Function) -> bool:
-    return bool(node.call("GET", function.path).json().get("state") == "active")
 
 
 def test_a_version_taken_back_at_one_node_gets_no_more_calls(shared: list[Server]) -> None:

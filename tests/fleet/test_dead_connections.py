@@ -3,17 +3,14 @@ sessions with their locks survive.
 """
 
 import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from e2e.server import Server, until
-from fleet.database_proxy import DatabaseProxy, proxy_of
+from fleet.database_proxy import proxy_of
 from fleet.nodes import Fleet
-from postgresql import PASSWORD, Cluster
+from postgresql import Cluster
 from promises import promise
 from timeouts import scaled
 
@@ -86,22 +83,3 @@ def test_a_node_starts_elsewhere_after_its_take_over(fleet: Fleet, cluster: Clus
         second.start()
         assert second.deploy("echo hello").invoke()["stdout"] == "hello\n"
         second.stop()
-
-
-def test_a_server_that_is_alone_starts_again(
-    cluster: Cluster, database: str, another: Callable[..., Server], tmp_path: Path
-) -> None:
-    port = urlsplit(database).port
-    assert port is not None
-    secret = tmp_path / "password"
-    secret.write_text(PASSWORD)
-    secret.chmod(0o600)
-    proxy = DatabaseProxy(port, keeps_dead=True)
-    try:
-        url = database.replace(f":{port}/", f":{proxy.port}/")
-        server = another(options=f"--store {url} --store-password-file {secret}").start()
-        crash(server, cluster)
-        server.start()
-        server.stop()
-    finally:
-        proxy.close()

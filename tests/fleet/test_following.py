@@ -37,16 +37,11 @@ def seen(call: Callable[[], httpx.Response], true: Callable[[httpx.Response], bo
         time.sleep(0.01)
 
 
-def on(node: Server, function: Function) -> Function:
-    """The same function at another node."""
-    return Function(node, function.id)
-
-
 @promise("N20")
 def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, Server]) -> None:
     first, second = nodes
     function = first.deploy("echo 1", name="shared")
-    there = on(second, function)
+    there = Function(second, function.id)
 
     def prints(text: str) -> Callable[[httpx.Response], bool]:
         return lambda answer: answer.is_success and answer.json()["stdout"] == text
@@ -106,7 +101,7 @@ def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Serve
     for turn in range(10):
         first, second = nodes if turn % 2 else nodes[::-1]
         function = first.create("echo 1", name=f"new{turn}", max_instances=3)
-        there = on(second, function)
+        there = Function(second, function.id)
         listed = second.call("GET", "/api/functions").json()["functions"]
         assert function.id in [each["id"] for each in listed]
         job = {"name": f"job{turn}", "function": f"new{turn}", "cron": "0 0 1 1 *"}

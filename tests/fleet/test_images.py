@@ -1,15 +1,14 @@
 """Real nodes that fetch each other's images."""
 
 import os
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from e2e import sample_runtimes
 from e2e.server import Function, Server, quiltfn, until
-from fleet.nodes import Fleet
-from fleet.test_calls import SHORT, is_active
+from fleet.nodes import Fleet, on
+from fleet.test_calls import SHORT
 from promises import promise
 
 pytestmark = pytest.mark.sandbox
@@ -54,7 +53,7 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server])
     # A call at the node without the image runs where it is.
     function = first.deploy("mod:handler", runtime=name, max_instances=3)
     there = Function(third, function.id)
-    until(partial(is_active, third, function))
+    on(third, function)
     assert there.invoke()["stdout"] == "image"
     assert not having(digest, third)
 
@@ -92,7 +91,7 @@ def test_packages_come_to_a_node_with_the_code(three: list[Server]) -> None:
     # If a busy machine made a node look silent, all have copies by now.
     last = next((node for node in others if not having(packages, node)), others[-1])
     function = first.deploy("mod:handler", runtime=name)
-    until(partial(is_active, last, function))
+    on(last, function)
     # No other node accepts calls any more, so the node that lacks the packages gets them.
     drained = [name for node, name in zip(nodes, NAMES, strict=True) if node is not last]
     for name in drained:
@@ -112,7 +111,7 @@ def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None
     until(lambda: second.call("GET", "/health/ready").status_code == 503)
     name = sample_runtimes.add(first, "python", {"mod.py": SOURCE})  # no other node takes a copy
     function = first.deploy("mod:handler", runtime=name, name="needs-it")
-    until(partial(is_active, second, function))
+    on(second, function)
 
     refused = second.call("DELETE", "/api/nodes/one")
     assert refused.status_code == 409

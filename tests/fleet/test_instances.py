@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import Function, Server, until
-from fleet.nodes import Fleet
+from fleet.nodes import Fleet, on
 from fleet.sampler import groups, sampled, sandboxes
 from promises import promise
 from timeouts import full_wait, scaled
@@ -47,13 +47,6 @@ def most_at_a_time(*nodes: Server) -> Iterator[Callable[[], int]]:
 
     with sampled(count, lambda: sandboxes(homes)):
         yield lambda: most
-
-
-def on(node: Server, function: Function) -> Function:
-    """The same function at another node, once that knows it."""
-    there = Function(node, function.id)
-    until(lambda: node.call("GET", there.path).json().get("state") == "active")
-    return there
 
 
 def test_calls_at_two_nodes_have_one_instance_at_a_time(nodes: tuple[Server, Server]) -> None:

@@ -69,10 +69,6 @@ def running_on(asked: Server, function: Function, node: str) -> int:
     return sum(one["execution_node_id"] == node for one in found["invocations"])
 
 
-def elsewhere(node: Server, function: Function) -> Function:
-    return Function(node, function.id)
-
-
 def take_overs(node: Server) -> float:
     return node.metric("quiltfn_fleet_take_overs_total")
 
@@ -88,7 +84,7 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
         killed.call("POST", "/api/nodes/one/cordon").status_code == 200
     )  # accepts none from others
     until(lambda: heard_of(killed, "cordoned"))
-    kept = [two.later(elsewhere(two, function).invoke) for _ in range(2)]
+    kept = [two.later(Function(two, function.id).invoke) for _ in range(2)]
     until(lambda: nodes(two)["two"]["running_calls"] + nodes(two)["three"]["running_calls"] == 2)
     assert killed.call("POST", "/api/nodes/one/uncordon").status_code == 200
     for name in ("two", "three"):  # so that all of it starts on the one that is lost

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from e2e.server import Function, Server, until
-from fleet.nodes import Fleet
+from fleet.nodes import Fleet, on
 from promises import promise
 from timeouts import scaled
 
@@ -20,13 +20,6 @@ pytestmark = [pytest.mark.sandbox, promise("N50", "N51", "N52", "N53", "N54")]
 
 SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
 NamedEvent = tuple[str, dict[str, Any]]
-
-
-def on(node: Server, function: Function) -> Function:
-    """The same function at another node, once that knows it."""
-    there = Function(node, function.id)
-    until(lambda: node.call("GET", there.path).json().get("state") == "active")
-    return there
 
 
 def has_ready(node: Server, path: str, count: int) -> bool:

@@ -4,20 +4,32 @@ A server compiles each statement once. These tests open some hundred stores in o
 compiling the statements again for each store would take an eighth of their time.
 """
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from sqlalchemy import Engine, create_engine
 
 from quiltfn.store.database import sqlite
 from service.platform_harness import Harness, open_harness
 from service.routes import Web
 
+# These tests run on uvloop, as servers do: its TLS implementation differs from asyncio's.
+ON_UVLOOP = {"test_tls_responses.py", "peers"}
 # The dialect is part of the cache key, so the engines must share it as well.
 MODEL = create_engine("sqlite://")
 COMPILED: dict[Any, Any] = {}
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if ON_UVLOOP & {item.path.name, item.path.parent.name}:
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 def engine_with_shared_statements(*arguments: Any, **more: Any) -> Engine:

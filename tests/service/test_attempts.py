@@ -109,15 +109,6 @@ async def test_what_is_refused_before_it_begins_is_no_attempt(server: Harness) -
     assert decide.ended == []
 
 
-async def test_what_the_end_of_the_server_interrupts_is_decided_on(server: Harness) -> None:
-    entry, decide = await server.active("sleep 60"), Decider(AGAIN)
-    running = await server.running(entry, **decide.request())
-    await server.pools.aclose()
-    with pytest.raises(ShuttingDown):
-        await running
-    assert [one.status for one in decide.ended] == [Status.INTERRUPTED]
-
-
 @pytest.mark.parametrize("is_waiting", [False, True])
 async def test_a_cancelled_attempt_is_decided_on(server: Harness, is_waiting: bool) -> None:
     entry, decide = await server.active("sleep 60", max_instances=1), Decider(WorkOutcome())

@@ -62,6 +62,10 @@ class Receiver:
         self.closed = asyncio.Event()
         self.port = 0
 
+    @property
+    def url(self) -> str:
+        return f"http://hook.example:{self.port}{SECRET_PATH}"
+
 
 @contextlib.asynccontextmanager
 async def receiver(
@@ -124,8 +128,7 @@ async def refused(callbacks: Callbacks, url: str) -> str:
 
 async def test_a_callback_reaches_an_address_that_is_allowed() -> None:
     async with receiver(OUTSIDE) as there:
-        url = f"http://hook.example:{there.port}{SECRET_PATH}"
-        assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == 200
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), there.url) == 200
     assert there.received.startswith(b"POST /token-4711 HTTP/1.1\r\n")
     assert b"\r\nHost: hook.example:%d\r\n" % there.port in there.received
     assert there.reached == 1
@@ -170,9 +173,8 @@ async def test_no_way_to_write_loopback_leads_there(host: str) -> None:
 
 async def test_one_address_that_is_not_allowed_spoils_a_name() -> None:
     async with receiver(OUTSIDE) as there, receiver(INSIDE, port=there.port) as inside:
-        url = f"http://hook.example:{there.port}{SECRET_PATH}"
         both = answers([OUTSIDE, INSIDE])
-        assert "may not go to" in await refused(Callbacks(ALLOWED, both), url)
+        assert "may not go to" in await refused(Callbacks(ALLOWED, both), there.url)
         assert (there.reached, inside.reached) == (0, 0)
 
 
@@ -190,18 +192,17 @@ class ResolvesTwice(CheckedBackend):
 @promise("A49")
 async def test_a_resolver_that_changes_its_mind_leads_nowhere_else() -> None:
     async with receiver(OUTSIDE) as there, receiver(INSIDE, port=there.port) as inside:
-        url = f"http://hook.example:{there.port}{SECRET_PATH}"
-        assert await post(Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE])), url) == 200
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE])), there.url) == 200
         assert (there.reached, inside.reached) == (1, 0)
         # The next callback is checked again.
         callbacks = Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE]))
-        assert await callbacks.post(url, {}, b"") == 200
-        assert "may not go to" in await refused(callbacks, url)
+        assert await callbacks.post(there.url, {}, b"") == 200
+        assert "may not go to" in await refused(callbacks, there.url)
         assert inside.reached == 0
         # Control: the attack succeeds if the name is resolved again.
         weak = Callbacks(ALLOWED)
         weak._pool._network_backend = ResolvesTwice(ALLOWED, answers([OUTSIDE], [INSIDE]))
-        assert await post(weak, url) == 200
+        assert await post(weak, there.url) == 200
         assert inside.reached == 1
 
 
@@ -211,8 +212,7 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
     async with receiver(INSIDE) as inside:
         head = f"HTTP/1.1 {status} Elsewhere\r\nlocation: http://{INSIDE}:{inside.port}/\r\n"
         async with receiver(OUTSIDE, head.encode() + b"content-length: 0\r\n\r\n") as there:
-            url = f"http://hook.example:{there.port}{SECRET_PATH}"
-            assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == status
+            assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), there.url) == status
             assert inside.reached == 0
             # Control: a client that follows redirects arrives there.
             async with httpx.AsyncClient(follow_redirects=True, trust_env=False) as follows:
@@ -255,8 +255,7 @@ async def silence(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
 @promise("A49")
 async def test_of_an_endless_body_only_the_status_is_read() -> None:
     async with receiver(OUTSIDE, endless_body) as there:
-        url = f"http://hook.example:{there.port}{SECRET_PATH}"
-        assert await post(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=5), url) == 200
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=5), there.url) == 200
         async with asyncio.timeout(scaled(5)):
             await there.closed.wait()  # the connection has ended
 
@@ -265,9 +264,8 @@ async def test_of_an_endless_body_only_the_status_is_read() -> None:
 @pytest.mark.parametrize("answer", [endless_head, slow_drip, endless_promises, silence])
 async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Replies) -> None:
     async with receiver(OUTSIDE, answer) as there:
-        url = f"http://hook.example:{there.port}{SECRET_PATH}"
         before = time.monotonic()
-        await refused(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=0.5), url)
+        await refused(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=0.5), there.url)
         assert time.monotonic() - before < scaled(5)
         async with asyncio.timeout(scaled(5)):
             await there.closed.wait()
@@ -282,12 +280,11 @@ async def test_of_interim_answers_only_so_many_bytes_are_read(count: int) -> Non
         await writer.drain()
 
     async with receiver(OUTSIDE, promises) as there:
-        url = f"http://hook.example:{there.port}{SECRET_PATH}"
         callbacks = Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=30)
         if count == 2:
-            assert await post(callbacks, url) == 200
+            assert await post(callbacks, there.url) == 200
         else:
-            assert f"longer than {ANSWER_MAX_BYTES} bytes" in await refused(callbacks, url)
+            assert f"longer than {ANSWER_MAX_BYTES} bytes" in await refused(callbacks, there.url)
 
 
 def test_a_receiver_that_resets_connections_is_a_failed_callback_and_no_mistake_of_ours() -> None:
@@ -374,11 +371,10 @@ async def test_the_certificate_must_name_the_host_not_the_address(certificate: P
 async def test_an_address_of_this_machine_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quiltfn.model.callback.is_public", lambda _address: True)
     async with receiver(OUTSIDE) as there:
-        url = f"http://hook.example:{there.port}{SECRET_PATH}"
         callbacks = Callbacks([], answers([OUTSIDE]))
-        assert "may not go to" in await refused(callbacks, url)
+        assert "may not go to" in await refused(callbacks, there.url)
         assert there.reached == 0
-        assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == 200
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), there.url) == 200
 
 
 def test_a_thread_is_free_before_its_callback_is_given_up() -> None:

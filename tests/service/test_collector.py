@@ -16,12 +16,10 @@ from typing import Any
 import pytest
 
 from promises import promise
-from quiltfn.api.app import make_app
-from quiltfn.api.http.connection import HttpConnection
-from quiltfn.api.http.connections import Connections
 from quiltfn.api.http.request import Request
 from service.platform_harness import Harness, open_harness
 from service.python_calls import fewest_python_calls
+from service.served import served
 
 pytestmark = promise("R17")
 
@@ -65,14 +63,10 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 @asynccontextmanager
 async def connected(harness: Harness) -> AsyncIterator[Connection]:
     """A client connection to the application over real sockets."""
-    app, connections = make_app(harness.services), Connections()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: HttpConnection(app, connections), "127.0.0.1")
-    caller = Connection(*await asyncio.open_connection(*server.sockets[0].getsockname()))
-    yield caller
-    caller.close()
-    server.close()
-    await server.wait_closed()
+    async with served(harness) as port:
+        caller = Connection(*await asyncio.open_connection("127.0.0.1", port))
+        yield caller
+        caller.close()
 
 
 @pytest.fixture

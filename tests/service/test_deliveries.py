@@ -475,23 +475,25 @@ async def test_a_destination_whose_queue_is_full_gets_it_later(world: World) -> 
         await world.until(function, second, status="delivered")
 
 
-@pytest.mark.parametrize("state", [None, FunctionState.PENDING])
-async def test_a_missing_destination_has_failed(world: World, state: FunctionState | None) -> None:
+@pytest.mark.parametrize(
+    ("state", "has_policy", "reason"),
+    [
+        (None, True, "no function named record"),
+        (FunctionState.PENDING, True, "pending"),
+        (FunctionState.ACTIVE, False, "names no destination"),
+    ],
+)
+async def test_a_missing_destination_has_failed(
+    world: World, state: FunctionState | None, has_policy: bool, reason: str
+) -> None:
     if state is not None:
         await world.function("record", state=state)
     function = await world.function("f", Destination(function="record"))
+    if not has_policy:
+        await world.policies.set_policy(function.id, None)
     delivery = await world.sent(function, "failed")
-    assert ("no function named record" if state is None else "pending") in (
-        delivery.error_message or ""
-    )
+    assert reason in (delivery.error_message or "")
     assert world.arrived == []
-
-
-async def test_a_policy_that_names_nothing_any_more_is_a_failed_delivery(world: World) -> None:
-    function = await world.function("f", TO_URL)
-    await world.policies.set_policy(function.id, None)
-    delivery = await world.sent(function, "failed")
-    assert "names no destination" in (delivery.error_message or "")
 
 
 @promise("A47")

@@ -196,20 +196,6 @@ async def test_a_failed_attempt_is_repeated_after_the_wait_and_given_up(server: 
     assert entry.counters.invocation_count == 1
 
 
-async def test_work_that_is_too_old_is_not_started(server: Harness) -> None:
-    entry = await server.active()
-    await set_policy(server, entry, max_age_seconds=60)
-    await server.lifecycle.pause(entry)
-    (call_id,) = await accept(server, server.now(entry))
-    server.clock.time += 61
-    await server.lifecycle.resume(entry)
-    record = await server.final(entry, call_id)
-    assert (record.status, record.started_at) == (Status.ERROR, None)
-    assert server.sandboxes.calls == 0
-    assert await dead_letter(server, entry) == (call_id, "age")
-    assert entry.counters.error_count == 1
-
-
 async def test_claimed_work_that_became_too_old_is_not_begun(server: Harness) -> None:
     entry, _, held = await one_held(server, max_age_seconds=5)
     server.clock.time += 6
@@ -358,21 +344,6 @@ async def test_what_a_stopped_dispatcher_heard_stops_nothing_later(server: Harne
     server.pass_time(2)
     await server.dispatcher.follow_waiting()
     await succeed(server, entry, call)
-
-
-async def test_what_a_pause_finds_claimed_is_put_back(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    await accept(server, entry, 4)
-    await until(lambda: busy(server, entry) == 1)
-    await server.lifecycle.pause(entry)
-    await until(lambda: not any(one.held for one in server.dispatcher._backlogs.values()))
-    await quiet_but(server, 1)
-    counts = await server.work.counts(entry)
-    assert (counts.queued, counts.running) == (3, 1)
-
-
-async def quiet_but(server: Harness, running: int) -> None:
-    await until(lambda: len(server.dispatcher._tasks) == running)
 
 
 @promise("W2")

@@ -520,25 +520,21 @@ async def test_a_call_that_is_only_accepted_is_accepted_here(nodes: Nodes) -> No
 
 
 async def started_there(nodes: Nodes) -> "tuple[asyncio.Task[httpx.Response], str]":
-    """A call of a function that sleeps, which the second node runs; its id."""
-    call = asyncio.create_task(nodes.call("sleeps"))
+    """A call of a function that sleeps, which the second node runs; the path of its record, which
+    the first server has as well, as in a fleet with one store.
+    """
+    call, function_id = asyncio.create_task(nodes.call("sleeps")), nodes.runs("sleeps").function.id
     await until(lambda: nodes.there.sandboxes.calls == 1)
-    return call, nodes.network.sent[0][2].invocation_id
-
-
-async def known_here(nodes: Nodes, invocation_id: str) -> None:
-    """As in a fleet, where both have one store: the first server has the record as well."""
-    function_id = nodes.runs("sleeps").function.id
+    invocation_id = nodes.network.sent[0][2].invocation_id
     running = nodes.there.invoker.running_call(function_id, invocation_id)
     assert running is not None
     nodes.here.journal.opened(msgspec.structs.replace(running.record, execution_node_id="node-2"))
     await nodes.here.journal.synced()
+    return call, f"/api/functions/{function_id}/invocations/{invocation_id}"
 
 
 async def test_a_call_that_runs_there_is_cancelled_there(nodes: Nodes) -> None:
-    call, call_id = await started_there(nodes)
-    await known_here(nodes, call_id)
-    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{call_id}"
+    call, path = await started_there(nodes)
     cancelled = await nodes.http.post(f"{path}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert (await call).json()["status"] == "cancelled"
@@ -550,15 +546,12 @@ async def test_what_a_cancelled_call_has_left_there_is_asked_for_until_it_has_en
 ) -> None:
     """Its record is final by then. Of a node that cannot be reached the record is all there is."""
     monkeypatch.setattr("quiltfn.calls.invoke.KILLED_WITHIN_S", 0.02)
-    call, invocation_id = await started_there(nodes)
-    await known_here(nodes, invocation_id)
+    call, path = await started_there(nodes)
+    path += "/cancel"
     nodes.there.sandboxes.may_end.clear()
-    function_id = nodes.runs("sleeps").function.id
-    path = f"/api/functions/{function_id}/invocations/{invocation_id}/cancel"
     assert (await nodes.http.post(path)).status_code == 503
     await call
-    record = await nodes.there.journal.get(function_id, invocation_id)
-    assert record is not None
+    [record] = await nodes.there.records(nodes.runs("sleeps"))
     nodes.here.journal.closed(msgspec.structs.replace(record, execution_node_id="node-2"))
     await nodes.here.journal.synced()
     again = await nodes.http.post(path)
@@ -572,9 +565,7 @@ async def test_what_a_cancelled_call_has_left_there_is_asked_for_until_it_has_en
 
 
 async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -> None:
-    call, call_id = await started_there(nodes)
-    await known_here(nodes, call_id)
-    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{call_id}"
+    call, path = await started_there(nodes)
     answer = await nodes.http.get(f"{path}/timeline")
     assert answer.status_code == 200
     assert nodes.network.sent[-1][2].version is None
@@ -584,10 +575,8 @@ async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -
 @promise("N18")
 async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: Nodes) -> None:
     """But for what changes something: nobody knows whether that was done."""
-    call, call_id = await started_there(nodes)
-    await known_here(nodes, call_id)
+    call, path = await started_there(nodes)
     nodes.network.broken = PeerUnavailable("it is silent", may_have_run=True)
-    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{call_id}"
     answer = await nodes.http.get(path)
     assert (answer.status_code, answer.json()["status"]) == (200, "running")
     assert (await nodes.http.post(f"{path}/cancel")).status_code == 503

@@ -160,15 +160,6 @@ async def test_pause_refuses_who_waits_and_leaves_nothing_ready(server: Harness)
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
-async def test_pause_while_deploying_ends_the_deployment(server: Harness) -> None:
-    entry, deploying = await started(server)
-    entry = await server.lifecycle.pause(entry)
-    entry = await deploying
-    assert entry.function.state is FunctionState.PAUSED
-    server.sandboxes.may_start.set()
-    await until(lambda: server.sandboxes.alive == {})
-
-
 async def test_pause_and_resume_at_once_while_deploying_ends_active(server: Harness) -> None:
     # A user presses pause and thinks better of it. The first deployment learns that it was ended
     # only when the function is being deployed again, and must not take that for its own failure.

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import httpx
 import pytest
@@ -26,6 +27,7 @@ from quiltfn.ports import Call
 from quiltfn.sandbox import fake
 from quiltfn.server.ground import UNKEPT
 from quiltfn.store import SqlAudit, SqlIdempotencyStore
+from service.faults import away
 from service.in_process import request_of
 from service.platform_harness import Harness, open_harness
 from service.routes import Header, Web
@@ -70,14 +72,6 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield door
 
 
-def fails(*_: object, **__: object) -> Any:
-    raise StoreUnavailable("the disk is full")
-
-
-async def fails_late(*_: object, **__: object) -> Any:
-    fails()
-
-
 def invocation_of(answer: httpx.Response, code: str, status: int = 503) -> str:
     """Checks that a failed response names its record; returns the record's id."""
     body = answer.json()
@@ -100,7 +94,7 @@ def closing_fails(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
 
 def syncing_fails(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     patch.setattr(door.harness.journal, "is_strict", True)
-    patch.setattr(door.harness.journal, "synced", fails_late)
+    patch.setattr(door.harness.journal, "synced", AsyncMock(side_effect=StoreUnavailable))
     return "STORE_UNAVAILABLE", 503
 
 
@@ -152,9 +146,8 @@ async def test_what_fails_after_the_hand_over_counts_as_executed(
 
 
 @promise("A15")
-async def test_earlier_failures_run_again(door: KeyedApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(door.harness.journal, "opened", fails)
+async def test_earlier_failures_run_again(door: KeyedApp) -> None:
+    with away(door.harness.journal, "opened"):
         first = await door.call()
         assert (first.status_code, "x-invocation-id" in first.headers) == (503, False)
     assert door.runs == []
@@ -241,12 +234,10 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
 
 
 @promise("A16")
-async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
-    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(door.harness.journal, "opened", fails)
-        patch.setattr(SqlIdempotencyStore, "release", fails_late)
+async def test_a_key_that_could_not_be_freed_is_free_once_it_can(door: KeyedApp) -> None:
+    full = StoreUnavailable("the disk is full")
+    opened = patch.object(door.harness.journal, "opened", side_effect=full)
+    with opened, away(SqlIdempotencyStore, "release"):
         assert (await door.call()).json()["error"] == "the disk is full"
         assert (await door.call()).status_code == 503
         assert (await door.call(KEY | {"Idempotency-Key": "another"})).status_code == 503
@@ -256,11 +247,8 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
     assert len(door.runs) == 2
 
 
-async def test_an_end_of_a_server_tells_the_store_what_is_left(
-    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(SqlIdempotencyStore, "complete", fails_late)
+async def test_an_end_of_a_server_tells_the_store_what_is_left(door: KeyedApp) -> None:
+    with away(SqlIdempotencyStore, "complete"):
         invocation_id = invocation_of(await door.call(), "STORE_UNAVAILABLE")
     await door.idempotency.aclose()
     kept = await SqlIdempotencyStore(door.harness.store.database).reserve(
@@ -276,8 +264,7 @@ async def test_what_waits_for_the_store_is_bounded(
 ) -> None:
     """Beyond the limit, repetitions get the id of the record, but not the original response."""
     monkeypatch.setattr(idempotency, "UNSTORED_MAX_BYTES", 600)
-    with monkeypatch.context() as patch:
-        patch.setattr(SqlIdempotencyStore, "complete", fails_late)
+    with away(SqlIdempotencyStore, "complete"):
         ids = [
             invocation_of(await door.call({"Idempotency-Key": f"k{n}"}), "STORE_UNAVAILABLE")
             for n in range(4)
@@ -339,20 +326,16 @@ async def test_of_many_with_one_key_one_runs_and_no_answer_is_lost(door: KeyedAp
     assert (await door.call()).status_code == 200
 
 
-async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(
-    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(door: KeyedApp) -> None:
     body = {"name": "made", "handler": "echo"}
-    with monkeypatch.context() as patch:
-        patch.setattr(SqlAudit, "append", fails_late)
+    with away(SqlAudit, "append"):
         first = await door("POST", "/api/functions", body, headers=KEY)
         assert (first.status_code, first.json()["error_code"]) == (503, "STORE_UNAVAILABLE")
     again = await door("POST", "/api/functions", body, headers=KEY)
     assert (again.status_code, again.headers["idempotency-replayed"]) == (503, "true")
     refused = {"name": "x y", "handler": "echo"}
     key = {"Idempotency-Key": "refused"}
-    with monkeypatch.context() as patch:
-        patch.setattr(SqlAudit, "append", fails_late)
+    with away(SqlAudit, "append"):
         await door("POST", "/api/functions", refused, headers=key)
     answer = await door("POST", "/api/functions", refused, headers=key)
     assert (answer.status_code, "idempotency-replayed" in answer.headers) == (422, False)
@@ -372,7 +355,9 @@ async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
     async def held_up(self: SqlIdempotencyStore, *given: Any) -> None:
         written.set()
         await may_go_on.wait()
-        await (keep(self, *given) if is_taken else fails_late())
+        if not is_taken:
+            raise StoreUnavailable
+        await keep(self, *given)
 
     monkeypatch.setattr(fake.FakeSandbox, "_handle", long)
     monkeypatch.setattr(SqlIdempotencyStore, "complete", held_up)

@@ -96,30 +96,22 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-async def test_parts_open_in_order_of_need_and_close_backwards(recorder: Recorder) -> None:
-    async with recorder.platform():
-        await asyncio.sleep(0)
-        assert recorder.opened == OPENED
-        assert recorder.closed == []
-    assert recorder.closed == CLOSED
-
-
-async def test_nothing_goes_on_behind_a_platform_that_is_closed(recorder: Recorder) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_parts_open_in_order_of_need_and_close_backwards(
+    recorder: Recorder, fails: bool
+) -> None:
+    """Also if something fails inside; nothing goes on behind the platform."""
     before = asyncio.all_tasks()
-    async with recorder.platform():
-        assert asyncio.all_tasks() > before
-    assert asyncio.all_tasks() == before
-
-
-async def test_what_fails_inside_closes_everything(recorder: Recorder) -> None:
-    async def serve() -> None:
+    with pytest.raises(Broken) if fails else contextlib.nullcontext():
         async with recorder.platform():
             await asyncio.sleep(0)
-            raise Broken
-
-    with pytest.raises(Broken):
-        await serve()
+            assert recorder.opened == OPENED
+            assert recorder.closed == []
+            assert asyncio.all_tasks() > before
+            if fails:
+                raise Broken
     assert recorder.closed == CLOSED
+    assert asyncio.all_tasks() == before
 
 
 # Which step fails, and what is closed by then.

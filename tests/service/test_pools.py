@@ -110,14 +110,6 @@ async def test_cancelling_at_every_moment_loses_no_instance(server: Harness, see
     await until(lambda: set(server.counts(entry)) <= {"ready"})
 
 
-async def test_a_call_cancelled_while_running_takes_its_instance(server: Harness) -> None:
-    entry = await server.active("sleep 60")
-    running = await server.running(entry)
-    running.cancel()
-    await until(lambda: server.counts(entry) == {})
-    assert len(server.sandboxes.destroyed) == 1
-
-
 async def test_a_call_beside_a_recycling_instance_starts_another_one(tmp_path: Path) -> None:
     async with open_harness(tmp_path, recycle_s=0.2) as server:
         entry = await server.active()

@@ -88,6 +88,12 @@ async def settles(prewarmed: PrewarmedSandboxes, count: int) -> None:
     assert prewarmed.count() == count
 
 
+async def stocked(prewarmed: PrewarmedSandboxes, count: int, **spec: Any) -> None:
+    """A version is expected, until so many sandboxes are ready."""
+    prewarmed.expect(VersionSpec(handler="x", **spec))
+    await settles(prewarmed, count)
+
+
 async def test_what_was_wanted_is_prewarmed_from_then_on(made: Any) -> None:
     prewarmed, source, _ = made(3)
     first = await prewarmed.create(VersionSpec(handler="x"))
@@ -129,8 +135,7 @@ async def test_each_template_has_its_own_sandboxes(made: Any) -> None:
 
 async def test_limits_are_set_where_they_are_others(made: Any) -> None:
     prewarmed, _source, _ = made(2)
-    prewarmed.expect(VersionSpec(handler="x"))
-    await settles(prewarmed, 2)
+    await stocked(prewarmed, 2)
     assert not (await prewarmed.create(VersionSpec(handler="x"))).limited
     await settles(prewarmed, 2)
     assert (await prewarmed.create(VersionSpec(handler="x", memory_limit_mb=512))).limited
@@ -138,8 +143,7 @@ async def test_limits_are_set_where_they_are_others(made: Any) -> None:
 
 async def test_one_whose_limits_cannot_be_set_is_ended_and_another_is_made(made: Any) -> None:
     prewarmed, source, _ = made(1)
-    prewarmed.expect(VersionSpec(handler="x"))
-    await settles(prewarmed, 1)
+    await stocked(prewarmed, 1)
     handed = await prewarmed.create(VersionSpec(handler="x", memory_limit_mb=999))
     assert not source.made[0].is_alive
     assert handed.limits == Limits(999, 100.0)
@@ -147,8 +151,7 @@ async def test_one_whose_limits_cannot_be_set_is_ended_and_another_is_made(made:
 
 async def test_one_that_died_is_replaced(made: Any) -> None:
     prewarmed, source, _ = made(2)
-    prewarmed.expect(VersionSpec(handler="x"))
-    await settles(prewarmed, 2)
+    await stocked(prewarmed, 2)
     source.made[0].is_alive = False
     source.made[0].on_lost()
     await settles(prewarmed, 2)
@@ -164,8 +167,7 @@ async def test_more_are_kept_of_what_was_wanted_more_often_at_once(made: Any) ->
 async def test_memory_bounds_the_warm_stock(made: Any) -> None:
     memory = Memory(budget_mib=2 * IDLE_MIB[Kind.PYTHON] / module.MEMORY_SHARE)
     prewarmed, _, _ = made(4, memory)
-    prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=PYTHON))
-    await settles(prewarmed, 2)
+    await stocked(prewarmed, 2, runtime_snapshot=PYTHON)
     assert memory.prewarmed_mib == memory.held_mib == 2 * IDLE_MIB[Kind.PYTHON]
 
 
@@ -177,16 +179,14 @@ async def test_templates_leave_room(made: Any, monkeypatch: pytest.MonkeyPatch) 
         own = Runtime(id="r", name="r", kind=Kind.SHELL, writable_paths=(f"/data{number}",))
         prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=own))
     await settles(prewarmed, 5)
-    prewarmed.expect(VersionSpec(handler="x"))
-    await settles(prewarmed, 7)
+    await stocked(prewarmed, 7)
     assert sum(one.template.is_plain for one in source.made) == 2
 
 
 async def test_prewarmed_sandboxes_give_way_to_calls_and_stay_away(made: Any) -> None:
     memory, freed = Memory(), asyncio.Event()
     prewarmed, source, clock = made(3, memory)
-    prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=PYTHON))
-    await settles(prewarmed, 3)
+    await stocked(prewarmed, 3, runtime_snapshot=PYTHON)
     prewarmed.give_up(IDLE_MIB[Kind.PYTHON] + 1, freed.set)
     assert (prewarmed.count(), memory.prewarmed_mib) == (1, IDLE_MIB[Kind.PYTHON])
     assert memory.leaving_mib == 2 * IDLE_MIB[Kind.PYTHON]  # until they are gone
@@ -194,11 +194,9 @@ async def test_prewarmed_sandboxes_give_way_to_calls_and_stay_away(made: Any) ->
     await freed.wait()
     assert (memory.leaving_mib, memory.held_mib) == (0, IDLE_MIB[Kind.PYTHON])
     assert len([one for one in source.made if one.is_alive]) == 1
-    prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=PYTHON))
-    await settles(prewarmed, 1)
+    await stocked(prewarmed, 1, runtime_snapshot=PYTHON)
     clock.time += module.PAUSE_S
-    prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=PYTHON))
-    await settles(prewarmed, 3)
+    await stocked(prewarmed, 3, runtime_snapshot=PYTHON)
 
 
 async def test_none_is_made_while_a_call_waits_for_memory(made: Any) -> None:
@@ -213,8 +211,7 @@ async def test_none_is_made_while_a_call_waits_for_memory(made: Any) -> None:
 async def test_what_nobody_wants_any_more_goes(made: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "UNUSED_AFTER_S", 0.2)
     prewarmed, source, clock = made(2)
-    prewarmed.expect(VersionSpec(handler="x"))
-    await settles(prewarmed, 2)
+    await stocked(prewarmed, 2)
     clock.time += 10
     await settles(prewarmed, 0)
     assert not [one for one in source.made if one.is_alive]
@@ -263,7 +260,6 @@ async def test_none_are_kept_or_remembered_where_none_are_wanted(made: Any) -> N
 
 async def test_closing_ends_every_one(made: Any) -> None:
     prewarmed, source, _ = made(3)
-    prewarmed.expect(VersionSpec(handler="x"))
-    await settles(prewarmed, 3)
+    await stocked(prewarmed, 3)
     await prewarmed.aclose()
     assert not [one for one in source.made if one.is_alive]

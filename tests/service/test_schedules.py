@@ -14,8 +14,8 @@ from promises import promise
 from quiltfn.model.invocation import Status
 from quiltfn.model.schedule import Missed, Overlap, Schedule
 from quiltfn.ports.work import AcceptedWork
-from service.platform_harness import TENANT, Harness, open_harness
-from timeouts import scaled
+from service.faults import failing
+from service.platform_harness import TENANT, Harness, open_harness, until
 
 
 class SetClock(ManualClock):
@@ -141,24 +141,13 @@ async def test_free_schedules_need_no_turn(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_schedules_outlive_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quiltfn.calls.schedules.RETRY_S", 0.01)
     async with open_harness(tmp_path, ManualClock()) as harness:
         schedules = harness.services.schedules
-        went_on, looks = asyncio.Event(), 0
-
-        async def fire_due() -> int | None:
-            nonlocal looks
-            looks += 1
-            if looks == 1:
-                raise RuntimeError("a mistake")
-            went_on.set()
-            return None
-
-        monkeypatch.setattr(schedules, "fire_due", fire_due)
-        monkeypatch.setattr("quiltfn.calls.schedules.RETRY_S", 0.01)
-        running = asyncio.ensure_future(schedules.run())
-        async with asyncio.timeout(scaled(10)):
-            await went_on.wait()
-        running.cancel()
+        with failing(schedules, "fire_due", RuntimeError("a mistake")) as fire_due:
+            running = asyncio.ensure_future(schedules.run())
+            await until(lambda: fire_due.call_count > 1)
+            running.cancel()
 
 
 @promise("W17")

@@ -35,17 +35,14 @@ def ended(path: Path) -> dict[object, object]:
     return dict(found)  # type: ignore[arg-type]
 
 
-async def test_an_answer_waits_for_its_record(server: Harness, tmp_path: Path) -> None:
-    entry = await server.active("echo hello")
-    record = await server.invoke(entry)
-    assert ended(tmp_path) == {record.invocation_id: "success"}
-
-
-async def test_relaxed_does_not(server: Harness, tmp_path: Path) -> None:
-    """Negative control."""
-    server.journal.is_strict = False
-    await server.invoke(await server.active("echo hello"))
-    assert ended(tmp_path) == {}
+@pytest.mark.parametrize("is_strict", [True, False])
+async def test_an_answer_waits_for_its_record(
+    server: Harness, tmp_path: Path, is_strict: bool
+) -> None:
+    """Negative control: relaxed does not."""
+    server.journal.is_strict = is_strict
+    record = await server.invoke(await server.active("echo hello"))
+    assert ended(tmp_path) == ({record.invocation_id: "success"} if is_strict else {})
 
 
 async def test_whoever_asks_for_the_record_waits_too(server: Harness, tmp_path: Path) -> None:

@@ -214,15 +214,6 @@ async def test_what_ends_behind_midnight_counts_for_the_new_day(server: Harness)
     assert await used_today(server) == pytest.approx(4, rel=0.1)
 
 
-async def test_a_limit_set_later_counts_what_was_used_before_it(server: Harness) -> None:
-    entry = await gibibyte(server)
-    await used_for(server, entry, 3)
-    await limit(server, gb_seconds_per_day=1)
-    assert not admits(server)
-    await limit(server, gb_seconds_per_day=10)
-    assert admits(server)
-
-
 async def test_the_setting_limits_every_tenant_also_after_a_restart(tmp_path: Path) -> None:
     settings = {"tenant_gb_seconds_per_day": 1.0}
     async with open_harness(tmp_path, settings=settings) as harness:
@@ -236,16 +227,6 @@ async def test_the_setting_limits_every_tenant_also_after_a_restart(tmp_path: Pa
         clock = harness.clock
     async with open_harness(tmp_path, clock, settings=settings) as harness:
         assert not admits(harness)
-
-
-async def test_functions_and_images_have_the_tenant_s_own_limits(server: Harness) -> None:
-    await server.services.quotas.set("acme", TenantQuota(functions=1, image_bytes=7))
-    admission = server.services.admission
-    with pytest.raises(RateLimited, match="has 1 functions"):
-        admission.check_functions("acme", 1)
-    admission.check_functions("umbrella", 1)
-    assert admission.limits_of("acme").image_bytes == 7
-    assert admission.limits_of("acme").calls_in_flight == admission.limits.calls_in_flight
 
 
 async def test_what_instances_used_is_in_the_statistics_once(tmp_path: Path) -> None:

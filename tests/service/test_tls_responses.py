@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from quiltfn.api.http import connection
 from quiltfn.api.http.connection import HttpConnection
@@ -97,85 +96,67 @@ GET, LAST = (
 )
 
 
-def test_responses_come_whole_and_in_order(certificate: Path) -> None:
-    async def main() -> None:
-        async with opened(certificate) as door:
-            received = await asyncio.to_thread(ask, door, GET + GET + LAST)
-            assert received.count(b"HTTP/1.1 200 OK") == 3
-            assert received.count(BODY[:65536]) >= 3
-            assert received.endswith(BODY)
-            assert len(received) > 3 * len(BODY)
-
-    uvloop.run(main())
+async def test_responses_come_whole_and_in_order(certificate: Path) -> None:
+    async with opened(certificate) as door:
+        received = await asyncio.to_thread(ask, door, GET + GET + LAST)
+        assert received.count(b"HTTP/1.1 200 OK") == 3
+        assert received.count(BODY[:65536]) >= 3
+        assert received.endswith(BODY)
+        assert len(received) > 3 * len(BODY)
 
 
-def test_what_a_client_does_not_read_is_counted_and_ends_with_it(certificate: Path) -> None:
+async def test_what_a_client_does_not_read_is_counted_and_ends_with_it(certificate: Path) -> None:
     """It took no budget, and no timeout ended it."""
-
-    async def main() -> None:
-        async with opened(certificate, write_timeout_s=0.5) as door:
-            client = await asyncio.to_thread(door.client)
-            client.sendall(GET)
-            await until(lambda: door.unsent() > len(BODY) // 2)
-            loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
-            while len(door.connections):
-                assert loop.time() - began < scaled(10)
-                door.connections.look(loop.time())
-                await asyncio.sleep(0.05)
-            client.close()
-
-    uvloop.run(main())
+    async with opened(certificate, write_timeout_s=0.5) as door:
+        client = await asyncio.to_thread(door.client)
+        client.sendall(GET)
+        await until(lambda: door.unsent() > len(BODY) // 2)
+        loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        while len(door.connections):
+            assert loop.time() - began < scaled(10)
+            door.connections.look(loop.time())
+            await asyncio.sleep(0.05)
+        client.close()
 
 
-def test_a_short_response_that_is_not_read_is_counted_too(certificate: Path) -> None:
+async def test_a_short_response_that_is_not_read_is_counted_too(certificate: Path) -> None:
     """By default, TLS pauses writing at half a megabyte: it took several such responses."""
-
-    async def main() -> None:
-        async with opened(certificate) as door:
-            door.body = BODY[: 256 * 1024]
-            client = await asyncio.to_thread(door.client)
-            client.sendall(3 * GET)
-            await until(lambda: door.unsent() > len(door.body) // 8)
-            (response,) = [ref() for ref in door.made]
-            assert response is not None
-            assert 0 < response.held() < 3 * connection.TLS_PIECE_BYTES
-            assert door.unsent() < len(door.body)
-            client.close()
-
-    uvloop.run(main())
+    async with opened(certificate) as door:
+        door.body = BODY[: 256 * 1024]
+        client = await asyncio.to_thread(door.client)
+        client.sendall(3 * GET)
+        await until(lambda: door.unsent() > len(door.body) // 8)
+        (response,) = [ref() for ref in door.made]
+        assert response is not None
+        assert 0 < response.held() < 3 * connection.TLS_PIECE_BYTES
+        assert door.unsent() < len(door.body)
+        client.close()
 
 
-def test_a_connection_that_ended_leaves_nothing(certificate: Path) -> None:
+async def test_a_connection_that_ended_leaves_nothing(certificate: Path) -> None:
     """Cycles of references are looked for after so many objects, whatever they hold."""
-
-    async def main() -> None:
-        gc.disable()
-        try:
-            async with opened(certificate) as door:
-                for _ in range(3):
-                    await asyncio.to_thread(ask, door, LAST)
-                await until(lambda: not len(door.connections))
-                await asyncio.sleep(0.05)
-                assert [ref() for ref in door.made] == [None] * 3
-        finally:
-            gc.enable()
-
-    uvloop.run(main())
+    gc.disable()
+    try:
+        async with opened(certificate) as door:
+            for _ in range(3):
+                await asyncio.to_thread(ask, door, LAST)
+            await until(lambda: not len(door.connections))
+            await asyncio.sleep(0.05)
+            assert [ref() for ref in door.made] == [None] * 3
+    finally:
+        gc.enable()
 
 
-def test_without_pieces_nothing_would_be_counted(
+async def test_without_pieces_nothing_would_be_counted(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control."""
     monkeypatch.setattr(connection, "TLS_PIECE_BYTES", 1 << 30)
 
-    async def main() -> None:
-        async with opened(certificate) as door:
-            client = await asyncio.to_thread(door.client)
-            client.sendall(GET)
-            await asyncio.sleep(0.5)
-            assert len(door.connections) == 1
-            assert door.unsent() < len(BODY) // 100
-            client.close()
-
-    uvloop.run(main())
+    async with opened(certificate) as door:
+        client = await asyncio.to_thread(door.client)
+        client.sendall(GET)
+        await asyncio.sleep(0.5)
+        assert len(door.connections) == 1
+        assert door.unsent() < len(BODY) // 100
+        client.close()

@@ -184,41 +184,39 @@ async def answer(_: RequestContext[Any]) -> Response:
     return Response()
 
 
-async def test_a_stranger_does_not_decide_what_is_sent() -> None:
-    """A call that needs no key: its trace begins here, and a share of those is sent."""
+async def spans_of(
+    route: Route[Any], request: Request, share: float, status: int = 200
+) -> list[trace.Traced]:
+    """The traces of a request that are to be sent. `share`: of those that begin here."""
     over: list[trace.Traced] = []
     clock = SystemClock()
-    tracer = trace.Tracer(clock.unix, clock.now, 0.0, over.append)
-    open_call = Route("POST", "/x", answer, scope=None, is_invoke=True)
-    keyed_call = Route("POST", "/x", answer, scope=Scope.INVOKE, is_invoke=True)
-    received: list[str] = []
 
-    async def app(request: Request) -> Response:
-        received.append(request.headers["traceparent"])
-        return Response()
+    async def app(_: Request) -> Response:
+        return Response(status=status)
 
-    for route in (open_call, keyed_call):
-        traced = traced_app(app, lambda _, route=route: route, tracer)  # type: ignore[misc]
-        await traced(request_of("POST", "/x", {"traceparent": HEADER}))
-    assert len(over) == 1
-    assert [TRACE in one for one in received] == [False, True]
+    tracer = trace.Tracer(clock.unix, clock.now, share, over.append)
+    await traced_app(app, lambda _: route, tracer)(request)
+    return over
+
+
+@pytest.mark.parametrize("scope", [None, Scope.INVOKE])
+async def test_a_stranger_does_not_decide_what_is_sent(scope: Scope | None) -> None:
+    """A call that needs no key: its trace begins here, and a share of those is sent."""
+    route = Route("POST", "/x", answer, scope=scope, is_invoke=True)
+    request = request_of("POST", "/x", {"traceparent": HEADER})
+    assert bool(await spans_of(route, request, share=0.0)) is (scope is not None)
+    assert (TRACE in request.headers["traceparent"]) is (scope is not None)
 
 
 async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
     """Thousands may wait for a collector."""
-    over: list[trace.Traced] = []
-    clock = SystemClock()
-    tracer = trace.Tracer(clock.unix, clock.now, 1.0, over.append)
-    route = Route("POST", "/x", answer, scope=None, is_invoke=True)
-
-    async def app(_: Request) -> Response:
-        return Response(status=401)
-
+    route, lengths = Route("POST", "/x", answer, scope=None, is_invoke=True), []
     for length in (100, 10_000):
         request = request_of("POST", "/" + "x" * (length - 1), {})
-        await traced_app(app, lambda _: route, tracer)(request)
-    paths = [str(span.attributes["url.path"]) for one in over for span in one.spans()]
-    assert [len(one) for one in paths] == [100, 512]
+        traces = await spans_of(route, request, share=1.0, status=401)
+        spans = [span for traced in traces for span in traced.spans()]
+        lengths += [len(str(span.attributes["url.path"])) for span in spans]
+    assert lengths == [100, 512]
 
 
 @promise("O2")
