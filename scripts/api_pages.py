@@ -141,7 +141,7 @@ def section(document: dict[str, Any], path: str, method: str, operation: dict[st
     if about.startswith(f"{heading}.") or about == heading:
         about = about.removeprefix(heading).removeprefix(".").strip()
     lines += [prose(about), ""] if about else []
-    # not in the table, since README.md describes this header of all operations
+    # Not in the table, since README.md describes this header of all operations.
     parameters = [
         one
         for one in operation["parameters"]

@@ -119,7 +119,7 @@ def throw_away_server() -> Iterator[str]:
             why = f"{type(error).__name__} {error}".strip()
             raise NotAsPromised(f"no answer: {why}; it said:\n{server.output()}") from error
         finally:
-            # a second Ctrl-C must not leave the server or its data behind
+            # A second Ctrl-C must not leave the server or its data behind.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             complaint = server.stop()

@@ -69,12 +69,12 @@ def command(machine: VirtualMachine, *, kvm: bool) -> list[str]:
     emulated = ["-accel", "tcg,tb-size=1024", "-cpu", "Nehalem"]
     processor = ["-accel", "kvm", "-cpu", "host"] if kvm else emulated
     return [
-        # the machine ends with this process in any case
+        # The machine ends with this process in any case.
         *("setpriv", "--pdeathsig", "KILL"),
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "q35", *processor),
         *("-m", str(MEMORY_MIB), "-smp", str(PROCESSORS)),
-        # not synced, since the image is deleted afterwards
+        # Not synced, since the image is deleted afterwards.
         *("-drive", f"file={machine.image},if=virtio,format=raw,cache=unsafe"),
         *("-kernel", str(machine.kernel), "-initrd", str(machine.initrd)),
         *("-append", kernel_line(machine, kvm=kvm)),

@@ -35,7 +35,7 @@ START_S, STOP_S = 30.0, 30.0  # before `scaled`
 # In memory, if there is enough: on ext4, the 300 files of a new database take half a second, mostly
 # to skip the inodes of recently removed files.
 IN_MEMORY, ROOM_BYTES = Path("/dev/shm"), 1 << 30
-# no syncs, since writes of a killed database survive while the machine stays up
+# No syncs, since writes of a killed database survive while the machine stays up.
 OPTIONS = (
     "fsync=off",
     "full_page_writes=off",
@@ -93,7 +93,7 @@ class Cluster:
         options = [word for one in settings for word in ("-c", one)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                # if the tests are killed, the kernel sends it a signal to stop
+                # If the tests are killed, the kernel sends it a signal to stop.
                 self._as_user("--pdeathsig=INT", "postgres", "-D", str(self.data), *options),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -166,7 +166,7 @@ class Cluster:
         URL.
         """
         words = map(sql.Identifier, (name, ROLE, template))
-        # copied as files, which without syncs takes a tenth of the time
+        # Copied as files, which without syncs takes a tenth of the time.
         made = "CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY"
         self.run(sql.SQL(made).format(*words))
         return self.url(name)

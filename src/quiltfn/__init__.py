@@ -3,8 +3,8 @@
 `from quiltfn import Client` is the client library; see docs/reference/python-client.md.
 """
 
-# Not from `typing`, which takes its time to load: every process of a server imports this file, and
-# so does every command before it can tell what Ctrl-C means.
+# Not from `typing`, which takes long to load: every process of a server imports this file, and so
+# does every command before it can handle Ctrl-C.
 TYPE_CHECKING = False
 
 __all__ = ["AsyncClient", "Client", "__version__"]
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """The clients are loaded when they are asked for."""
+        """Loads a client when it is first used."""
         if name not in ("AsyncClient", "Client"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from quiltfn import sdk  # noqa: PLC0415

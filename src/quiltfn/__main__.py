@@ -1,6 +1,7 @@
 """The entry point: commands for this machine go to `operator`, all others to the HTTP client.
 
-The client's distribution has no `operator`: it runs on machines that can have no server.
+The client's distribution has no `operator`, since it also runs on machines that cannot run a
+server.
 
 The imports are inside functions on purpose: `serve` becomes the privileged launcher and must not
 load a terminal library, and a client command must not load the server.
@@ -59,9 +60,9 @@ def start(word: str) -> NoReturn:
         code = serve.main(sys.argv[2:])
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
-        os._exit(code)  # as `quiltfn.server.main` ends
+        os._exit(code)  # ends the process like `quiltfn.server.main`
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         code = run(word)
@@ -74,7 +75,7 @@ def start(word: str) -> NoReturn:
 
 
 def run(word: str) -> int:
-    """Every command but the server; returns the exit code."""
+    """Runs any command except the server; returns the exit code."""
     if word == "doctor":
         from quiltfn.operator import doctor  # noqa: PLC0415
 
@@ -105,7 +106,8 @@ def run(word: str) -> int:
         from quiltfn.operator import service  # noqa: PLC0415
 
         return service.main(sys.argv[2:])
-    # A module in C whose import is interrupted by an exception may lose it, or fail in another way.
+    # Meanwhile, Ctrl-C ends the process at once: an exception during the import of a C module may
+    # get lost, or cause another failure.
     is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_usual:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
@@ -132,17 +134,17 @@ def parser_of(word: str) -> "argparse.ArgumentParser | None":
 
 
 def collect_again() -> None:
-    """After imports: what was imported stays. To look for garbage in it meanwhile takes a tenth as
-    long as they do.
+    """Turn garbage collection on again after imports, excluding imported objects. Collecting during
+    imports would add a tenth to their time.
     """
     gc.freeze()
     gc.enable()
 
 
 def end_in_order() -> None:
-    """From now on SIGTERM and SIGHUP end the command as Ctrl-C does: what it made for itself, such
-    as packages that it installs, is removed, and programs that it runs are ended. A second signal
-    ends it at once.
+    """From now on, SIGTERM and SIGHUP end the command as Ctrl-C does: temporary files, such as
+    packages being installed, are removed, and programs that it runs are ended. A second signal ends
+    it at once.
     """
     ends = [signal.SIGTERM]
     if sys.platform != "win32":
@@ -158,7 +160,7 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def leave_silently() -> NoReturn:
-    """The reader has closed the output, as `head` does; what is left is discarded."""
+    """Discard the remaining output: the reader has closed it, as `head` does."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(nowhere, number)

@@ -37,8 +37,8 @@ STORE_OPTIONS = (
     *("host", "port", "sslmode", "sslrootcert", "sslnegotiation", "channel_binding"),
     *("gssencmode", "requirepeer", "target_session_attrs"),
 )
-# How long the last instance of a node may take to end if its launcher is stalled: the server waits
-# five seconds for the launcher (`sandbox/guest.py`).
+# Maximum seconds until a node's last instance has ended if its launcher is stalled: the server
+# waits five seconds for the launcher (`sandbox/guest.py`).
 FLEET_ENDING_S = 6.0
 # The accepted forms of values, by the type of the setting.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
@@ -77,7 +77,7 @@ class Setting:
         self.default, self.about, self.low, self.high = default, about, low, high
 
     def __set_name__(self, settings: type["Settings"], name: str) -> None:
-        """Replaces itself by the default in the class."""
+        """Replaces itself in the class by its default."""
         self.name, self.kind = name, settings.__annotations__[name]
         SETTINGS.append(self)
         setattr(settings, name, self.default)
@@ -92,7 +92,7 @@ def setting(default: T, about: str, *, low: float | None = None, high: float | N
 
 
 class Settings(Frozen):
-    """`*_s` in seconds, `*_bytes` in bytes. Made by `from_everywhere`."""
+    """`*_s` in seconds, `*_bytes` in bytes. Created by `from_everywhere`."""
 
     host: str = setting("127.0.0.1", "address to listen on; other than loopback needs a key")
     port: int = setting(8080, "port to listen on; 0 picks a free one", low=0, high=65_535)
@@ -484,7 +484,7 @@ class Settings(Frozen):
             raise BadSetting("store_password_file requires store")
 
     def _check_fleet(self) -> None:
-        """Checks that each time leaves room for the steps before the next one."""
+        """Checks that between any two times, there is enough time for the steps in between."""
         beat, fence = self.fleet_beat_s, self.fleet_fence_s
         end, reap = self.fleet_end_s, self.fleet_reap_s
         if fence < 2 * beat:
@@ -560,8 +560,8 @@ def check_store(name: str, url: str) -> None:
 
 
 def is_store_verified(url: str) -> bool:
-    """Whether the server of a database is verified, so that nobody can impersonate it: it is on
-    this machine, or its certificate is checked.
+    """Whether nobody can impersonate the database server: it is on this machine, or its certificate
+    is checked.
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
@@ -574,7 +574,7 @@ def is_store_verified(url: str) -> bool:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Whether a host is a Unix socket, as for an empty name, or loopback."""
+    """Whether a host is a Unix socket (also by an empty name) or a loopback address."""
     if host.startswith("/") or host in ("", "localhost"):
         return True
     return _is_address(host) and ipaddress.ip_address(host).is_loopback
@@ -587,7 +587,7 @@ def store_secret(chosen: Settings) -> str | None:
 
 
 def password_in(name: str, secret: str) -> str:
-    """The password in a file that has nothing else. Raises `BadSetting`."""
+    """The password in a file that contains nothing else. Raises `BadSetting`."""
     password = secret.rstrip("\r\n")
     if not password or not password.isprintable():
         raise BadSetting(f"{name} must contain one line, the password")
@@ -630,8 +630,8 @@ def from_everywhere(
     environ: Mapping[str, str] | None = None,
     in_file: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from the command line (None: not given), the environment and the settings file;
-    `in_file`: what that says, if it was read already.
+    """Settings from the command line (None: not given), the environment and the settings file.
+    `in_file`: the file's settings, if it was already read.
 
     Raises `BadSetting`.
     """
@@ -670,9 +670,7 @@ def old_names(
     environ: Mapping[str, str] | None = None,
     in_file: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """A sentence for each setting that was given by an old name, from any source. Raises
-    `BadSetting`.
-    """
+    """A sentence for each setting that any source gives by an old name. Raises `BadSetting`."""
     environ = os.environ if environ is None else environ
     in_file = _read_named(given, environ) if in_file is None else in_file
     return [
@@ -688,8 +686,8 @@ def warnings_of(given: Mapping[str, Any], in_file: Mapping[str, Any]) -> list[st
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """A sentence for each variable that begins like a setting but is not one. Unlike in a settings
-    file, this is not an error: the environment may have other programs' variables.
+    """A sentence for each variable that begins like a setting but is not one. This is no error as
+    in a settings file, since the environment may have other programs' variables.
     """
     environ = os.environ if environ is None else environ
     names = [*(one.name for one in SETTINGS), *RENAMED]
@@ -702,7 +700,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def _given_as(name: str, *sources: Mapping[str, Any]) -> list[Any]:
-    """The values of a setting from each source, by its name or an old one, in order of
+    """The values of a setting from all sources, under its name or an old one, in order of
     precedence.
     """
     names = [name, *(old for old, new in RENAMED.items() if new == name)]
@@ -717,8 +715,8 @@ def _values_of(
 
 
 def read_file(path: Path, text: str | None = None) -> dict[str, Any]:
-    """The settings in a TOML file; `text`: its text, if that was read already. Raises `BadSetting`,
-    also for a name that is not a setting.
+    """The settings in a TOML file. `text`: the file's text, if it was already read. Raises
+    `BadSetting`, also for a name that is not a setting.
     """
     import tomllib  # noqa: PLC0415 — most servers have no such file
 
@@ -734,7 +732,7 @@ def read_file(path: Path, text: str | None = None) -> dict[str, Any]:
 
 
 def _converted(name: str, kind: Any, value: Any) -> Any:
-    """Text as the setting's type; from a file it may have the type already."""
+    """A value as the setting's type; values from a file may already have it."""
     wanted, allowed = KINDS[kind]
     if isinstance(value, bool) or not isinstance(value, allowed):
         raise BadSetting(f"{name} must be {wanted}, not {value!r}")

@@ -158,7 +158,7 @@ def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:
         record = functions_of.invoke(name, payload, timeout_seconds=timeout_seconds)
         return record.invocation_id
 
-    # while an invocation runs, the next one finds no ready instance
+    # While an invocation runs, the next one finds no ready instance.
     with ThreadPoolExecutor(1) as beside:
         held = beside.submit(invoke, "make-thumbnail", {"key": CUPS[0], "seconds": 4})
         while not functions_of.get_pool("make-thumbnail").busy_count:

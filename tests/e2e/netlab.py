@@ -189,7 +189,7 @@ def main(log: str) -> None:
             arrived = extra[0][2][:16]
             note(socket.inet_ntop(socket.AF_INET6, arrived))
             reply = answer_to(data) if key.data == 53 else b"here"
-            # sent from the requested address, since the client would reject other responses
+            # Sent from the requested address, since the client would reject other responses.
             with contextlib.suppress(OSError):
                 sock.sendmsg([reply], [(extra[0][0], extra[0][1], arrived + bytes(4))], 0, sender)
 

@@ -333,7 +333,7 @@ class Disk:
     def make(self) -> None:
         with self.image.open("wb") as file:
             file.truncate(DISK_MIB << 20)
-        # without reserved blocks, which root's filler could use, but not the server
+        # Without reserved blocks, which root's filler could use, but not the server.
         run("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
         self.path.mkdir()
         self.mount()

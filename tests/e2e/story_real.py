@@ -94,7 +94,7 @@ class RealDriver:
         name, guest, where = found[which % len(found)]
         with contextlib.suppress(ProcessLookupError):
             os.kill(guest, signal.SIGKILL)
-        # gone once the server has noticed, and has it removed
+        # Gone once the server has noticed, and has it removed.
         until(lambda: not (where / name).exists())
         return True
 

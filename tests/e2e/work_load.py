@@ -63,7 +63,7 @@ class Witness:
         edit = f"s|{DEV}|&, {MOUNT.replace('PIPE', str(pipe))}|"
         self.crun.write_text(RUNTIME.format(edit=edit, crun=shlex.quote(CRUN)))
         self.crun.chmod(0o755)
-        # also open for writing: a pipe without a writer would be at its end
+        # Also open for writing: a pipe without a writer would be at its end.
         self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
         fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._text = bytearray()
@@ -211,7 +211,7 @@ class WorkLoad:
     def _give(self, job: Job, more: str) -> None:
         job.sent += 1
         headers = {} if job.key is None else {"Idempotency-Key": job.key}
-        # without a key, which is only for identical requests
+        # Without a key, which is only for identical requests.
         path = f"/api/functions/{job.function}/invoke?mode=async{more if job.key is None else ''}"
         status, body = self.ask("POST", path, {"payload": job.token}, headers)
         if status == 202:
@@ -352,7 +352,7 @@ class WorkLoad:
                 answer = self.server.call("PUT", path, {"enabled": False})
                 if answer.status_code == 200:
                     break
-                # after a full disk, this is refused until the server has its reserve again
+                # After a full disk, this is refused until the server has its reserve again.
                 assert time.monotonic() < end, answer.text
                 time.sleep(0.5)
             runs, before = pages(self.server, f"{path}/runs", "runs"), schedule

@@ -162,7 +162,7 @@ def timed_call(function: Function, work: Workload) -> tuple[float, dict[str, Any
     took_ms = 1000 * (time.monotonic() - began)
     said = f"{record['error_message']}: {record['stderr'].strip()}"
     assert record["status"] == "success", said
-    # the body of a web server's response follows its head and eight NULs
+    # The body of a web server's response follows its head and eight NULs.
     printed = record["stdout"].rpartition("\0")[2]
     assert printed == work.prints, f"printed {printed[:200]!r}, not {work.prints!r}"
     return took_ms, record
@@ -219,7 +219,7 @@ def run(chosen: Sequence[Workload], calls: int) -> Iterator[Image | Seen]:
         place = Path(made)
         free = shutil.disk_usage(place).free >> 30
         assert free >= DISK_GIB, f"/var/tmp has {free} GiB free, and needs {DISK_GIB}"
-        # a new directory, without any cached data
+        # A new directory, without any cached data.
         for cache in ("UV_CACHE_DIR", "npm_config_cache"):
             os.environ[cache] = str(place / "cache" / cache)
         with watched(OPTIONS) as server:

@@ -84,7 +84,7 @@ class Matrix:
         made = [self.fleet.deploy(SLEEPS, **fields) for _ in range(count)]
         for function in made:
             assert ran(self.invoke(node, function)) == node.name
-        # until the others know of the instance, an invocation at one of them would move it there
+        # Until the others know of the instance, an invocation at one of them would move it there.
         time.sleep(3 * self.fleet.times["beat"])
         for caller, function in itertools.product(self.fleet.nodes, made):
             assert ran(self.invoke(caller, function)) == node.name
@@ -250,7 +250,7 @@ def part_nodes(it: Matrix, is_both: bool) -> None:
         f"of 10 calls at one of them {codes.count(200)} ran, the first after {took[0]:.1f} s, the "
         f"others after {max(took[1:]) * 1000:.0f} ms at most; instances exceeded {bounds.exceeded}"
     )
-    # the first invocation may have been sent before the fault was noticed
+    # The first invocation may have been sent before the fault was noticed.
     is_kept = set(codes[1:]) == {200} and max(took[1:]) < 1 and took[0] < 4
     way = "both ways" if is_both else "one way"
     it.tell(f"two nodes parted {way}", seen, "3 s, 0", is_kept and not bounds.exceeded)
@@ -523,7 +523,7 @@ def away(it: Matrix) -> None:
     lose_database(it, "PostgreSQL away for 55 s", postgres.stop, postgres.start, AWAY_S)
 
 
-# grouped by the times of their fleet
+# Grouped by the times of their fleet.
 SHORT: dict[str, Callable[[Matrix], None]] = {
     "sandbox": kill_a_sandbox,
     "server": killed("server"),

@@ -193,7 +193,7 @@ def main() -> int:
     rows = [*matrix.SHORT, *matrix.DEFAULT, *failover.ROWS]
     parser.add_argument("--row", choices=rows, action="append", help="of the matrix: only this one")
     given = parser.parse_args()
-    # created directories are removed in any case
+    # Created directories are removed in any case.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if given.matrix or given.row:
         names = given.row or ()

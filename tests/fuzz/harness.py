@@ -20,7 +20,7 @@ GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "block":
 GUEST_TARGETS |= {"shell": 2, "session": 6}
 PARSER_TARGETS = {"decoder": 2, "json": 2, "long-json": 1}
 CHECKED = ["-g", "-fno-sanitize-recover=all"]
-# without leak reports, which would hide more important findings
+# Without leak reports, which would hide more important findings.
 QUIET = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 
 

@@ -103,7 +103,7 @@ class BareGuest:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         self.guest_pid = int(children.read_text())
         self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
-        # while this is open, the kernel does not reuse the number for another test's sandbox
+        # While this is open, the kernel does not reuse the number for another test's sandbox.
         self.held = os.open(f"/proc/{self.guest_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:

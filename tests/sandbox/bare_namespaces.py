@@ -36,7 +36,7 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
         check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
 
-    # before /tmp is covered, since the checkout may be in it
+    # Before /tmp is covered, since the checkout may be in it.
     binary = os.open(guest, os.O_RDONLY)
     with open(SHELL_LIBRARY, "rb") as file:
         library = file.read()

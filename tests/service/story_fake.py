@@ -288,8 +288,8 @@ class FakeDriver:
             await asyncio.wait(tasks, timeout=GRACE_S)
 
     async def _end(self) -> None:
-        # stopped first: closed pools refuse all work, and a running dispatcher would start it again
-        # at once
+        # Stopped first: closed pools refuse all work, and a running dispatcher would start it again
+        # at once.
         await self._harness.dispatcher.stop()
         # Requests end with the pools, which are closed first; only then may the client be closed.
         await self._harness.pools.aclose()

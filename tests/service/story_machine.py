@@ -26,7 +26,7 @@ ON_FAKES = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
-# a repeated story may take another course there, so the first course is reported
+# A repeated story may take another course there, so the first course is reported.
 ON_REAL = settings(ON_FAKES, stateful_step_count=12, phases=[Phase.generate], database=None)
 NAMES = st.sampled_from("abc")
 WHICH = st.integers(0, 3)

@@ -157,13 +157,13 @@ class WorkRules:
             state.good("DELETE", f"{path}/{dead[0]}", status=204)
             state.refused("NOT_FOUND", 404, state.driver.call("DELETE", f"{path}/{dead[0]}"))
             function.dead.remove(dead.pop(0))
-        # otherwise work that is just ending would make the outcome ambiguous
+        # Otherwise work that is just ending would make the outcome ambiguous.
         every = every and not function.unfinished
         chosen = dead if every else dead[:1]
         if not every and not chosen:
             return
         body: dict[str, Any] = {"all": True} if every else {"invocation_ids": chosen}
-        # the work may have run before it is checked
+        # The work may have run before it is checked.
         before, due = function.state, state.driver.unix()
         answer = state.driver.call("POST", f"{path}/redrive", body)
         if answer.status_code != 200:

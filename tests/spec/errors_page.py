@@ -91,7 +91,7 @@ def collect() -> dict[str, httpx.Response]:
     with watched(OPTIONS) as server:
         key = make_key(server)["key"]
         api = Api(server.start().url, key)
-        # long enough for the whole scene, even on a slow machine
+        # Long enough for the whole scene, even on a slow machine.
         busy = api.active("sleep 60", name="busy", max_instances=1, timeout_seconds=300)
         scene = Scene(server, api, busy)
         found = {code: make(scene) for code, make in EASY.items()}

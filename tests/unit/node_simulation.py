@@ -26,7 +26,7 @@ from quiltfn.model.quota import UNBOUNDED, Quota
 from quiltfn.pool.arbitration import Arbitration
 from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 
-# a little more than the sum of the invocations' limits, so that some idle instances can stay
+# A little more than the sum of the invocations' limits, so that some idle instances can stay.
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
 Request = RequestMemory | RequestQuota | RequestPlaces

@@ -110,7 +110,7 @@ class Claims:
         """Claim a slice; return the records of work that ended instead. Raises `StoreUnavailable`;
         then nothing was claimed, or the backlog is uncertain.
         """
-        # work that arrives meanwhile sets this again
+        # Work that arrives meanwhile sets this again.
         before, backlog.next_due_ms = backlog.next_due_ms, None
         backlog.begun, backlog.claimed_at = 0, self._clock.now()
         try:

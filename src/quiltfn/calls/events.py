@@ -448,7 +448,7 @@ class Events:
         """Report a queue with its counts, or without them if the store does not respond."""
         data: dict[str, Any] = {"function_id": function_id}
         async with self._counting:
-            # from here on, a change causes another report
+            # From here on, a change causes another report.
             self._waiting.discard((EventType.QUEUE, function_id))
             if tenant_id not in self._rings:
                 return

@@ -105,7 +105,7 @@ class Health:
             "records": _part(*self._store.condition()),
             "disk": self._disk_part(),
             "oci_runtime": await self._sandbox_part(),
-            # always ok: the server ends with the launcher
+            # Always ok: the server ends with the launcher.
             "launcher": _part(True, f"cgroup {self.machine.cgroup_mode}"),
             "accepting_calls": self._accepting_part(),
             **self._membership_parts(),

@@ -230,7 +230,7 @@ class V1:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
 
     def enter_alone(self, server: str) -> None:
-        # only the freezer, since the server has no limits of memory, CPU or processes
+        # Only the freezer, since the server has no limits of memory, CPU or processes.
         group = self._group("freezer", server, OF_SERVER)
         group.mkdir()
         write(group / "cgroup.procs", "0")
@@ -418,7 +418,7 @@ class V2:
         own = MOUNT / self._home.strip("/") / name
         if server == self._server:
             return own
-        # a dead server may have run in any group
+        # A dead server may have run in any group.
         return next((Path(top) / name for top, below, _ in os.walk(MOUNT) if name in below), own)
 
     def _parent(self, server: str) -> Path:

@@ -22,7 +22,7 @@ from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 PROBE = SandboxLimits(
     memory_mib=64, cpu_percent=50.0, pids=64, tmp_mib=64, file_mib=64, open_files=LEAST
 )
-# with more memory, since gVisor's kernel has to start in it
+# With more memory, since gVisor's kernel has to start in it.
 GVISOR_PROBE = PROBE.replace(memory_mib=256)
 WITHIN = "within the memory limit"
 COMMAND_LINE = Path("/proc/cmdline")

@@ -32,17 +32,17 @@ FILES = ("quiltfn.db", "journal-a.spool", "journal-b.spool")
 
 
 class ImageVanished(Exception):
-    """An unused image was removed while it was read. A new snapshot will not refer to it."""
+    """An unused image was removed while it was read. A new snapshot won't refer to it."""
 
 
-# These words are shown to root, so they must not contain a terminal's control characters.
+# Texts with these characters are shown to root; control characters of terminals are excluded.
 WORD = re.compile(r"[0-9A-Za-z._+-]{1,64}")
 LARGEST = 253_402_300_799  # the last second of the year 9999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`sha256`: of the archive up to this member. `revision`: of the database's schema.
+    """`sha256`: the hash of the archive up to this member. `revision`: of the database's schema.
 
     Raises `ValueError` for values that no valid archive has.
     """
@@ -66,7 +66,7 @@ class Manifest:
 
 
 class Hashed:
-    """A file that is only written to, and the hash of the bytes written so far."""
+    """A file for writing, and the hash of the bytes written so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
@@ -171,7 +171,7 @@ class Reader:
             cast("BinaryIO", _Part(self._file, size)), limits.archive_max_bytes, limits.headers_max
         )
         try:
-            # Allows the links of base images, too. The digest below proves that this is the image.
+            # Also allows the links of base images; the digest below proves that this is the image.
             found = Unpacker(root, limits, check_target).unpack(source).digest
         except Unprocessable as error:
             raise StoreBroken(f"{self._shown}: image {digest}: {error}.") from None
@@ -188,7 +188,7 @@ class Reader:
                     self._members[member.name] = (member.offset_data, member.size)
                     if member.name == MANIFEST:
                         return self._checked(member)
-        except (tarfile.TarError, RecursionError):  # RecursionError: a long chain of long names
+        except (tarfile.TarError, RecursionError):  # RecursionError: for a long chain of long names
             pass
         except OSError as error:
             raise StoreBroken(f"{self._shown} cannot be read: {error.strerror}.") from None

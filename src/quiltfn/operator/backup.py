@@ -74,7 +74,7 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
 
 
 def _write(archive: BinaryIO, data_dir: Path, target: Path) -> str:
-    """As the owner of the data: takes the snapshot, writes the archive, and verifies it."""
+    """Run by the owner of the data: takes the snapshot, writes the archive, and verifies it."""
     become_owner(data_dir, (target,))
     for _ in range(TRIES):
         with contextlib.suppress(ImageVanished):
@@ -116,12 +116,12 @@ def _write_once(archive: BinaryIO, images: Path, target: Path, found: snapshot.S
 
 @contextlib.contextmanager
 def _beside(file: Path) -> Iterator[Path]:
-    """Creates a temporary directory beside the file, in which only this process's user can create
-    or rename files.
+    """Creates a temporary directory beside the file, where only this process's user can create and
+    rename files.
     """
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{file.name}-", dir=file.parent))
-    except OSError as error:  # names the parent instead of the temporary directory
+    except OSError as error:  # the error names the parent instead of the temporary directory
         raise OSError(error.errno, error.strerror, str(file.parent)) from None
     work.chmod(0o711)
     try:
@@ -145,7 +145,7 @@ def _in_child(work: Callable[[], str]) -> int:
     try:
         code = run_and_report(work)
         sys.stdout.flush()
-    except Exception:  # a bug, which would otherwise not be reported
+    except Exception:  # a bug, which would otherwise stay unreported
         traceback.print_exc()
     finally:
         os._exit(code)

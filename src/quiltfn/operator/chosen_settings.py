@@ -17,7 +17,8 @@ from quiltfn.settings import (
     warnings_of,
 )
 
-# Settings with files that only root may be able to read. Root reads them, and passes the text on.
+# Settings that name files which perhaps only root can read: root reads the files, and passes on
+# their text.
 SECRET_FILES = (
     "tls_cert",
     "tls_key",
@@ -27,13 +28,13 @@ SECRET_FILES = (
     "store_password_file",
     "otlp_headers_file",
 )
-# Settings with files that are refused if other users can read them.
+# Settings that name files which are refused if other users can read them.
 PRIVATE_FILES = ("fleet",)
 
 
 def choose(arguments: Sequence[str], config: str | None) -> dict[str, Any]:
     """Returns the settings for launcher and server, as JSON values. `config`: the text of the
-    settings file. If it is needed and missing, the result has only the path of the file.
+    settings file. If the text is needed but missing, the result has only the path of the file.
 
     Prints errors and raises `SystemExit`.
     """
@@ -82,7 +83,7 @@ def room_of(settings: Settings) -> dict[str, int]:
 
 
 def secret_files(settings: Settings) -> dict[str, dict[str, str]]:
-    """Returns the paths of the secret files that are set, grouped by the way to read them."""
+    """Returns the paths of the configured secret files, grouped by the way to read them."""
     kinds = {"secret": SECRET_FILES, "private": PRIVATE_FILES}
     return {
         kind: {name: str(path) for name in names if (path := getattr(settings, name)) != Path()}

@@ -1,7 +1,7 @@
 """`quiltfn doctor`: checks this machine; `--sweep` removes leftovers of a crash.
 
-It changes nothing without `--sweep`. `--images` reads all images, which can take minutes. Each line
-has ok, warn or NO, a sentence, and advice; NO means that `serve` cannot start.
+Without `--sweep`, it changes nothing. `--images` reads all images, which can take minutes. Each
+line has ok, warn or NO, a sentence, and advice; NO means that `serve` cannot start.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def sweep(run_dir: Path) -> int:
 
 
 def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
-    """Checks the requirements of `serve` on this machine, and what weakens sandbox isolation."""
+    """Checks the requirements of `serve` on this machine, and conditions that weaken sandbox
+    isolation.
+    """
     groups, mode = control_groups()
     return [
         user(),
@@ -91,10 +93,10 @@ def control_groups() -> tuple[Finding, str]:
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Checks that PostgreSQL answers, if it is the store."""
+    """Checks that PostgreSQL responds, if it is the store."""
     if not settings.store:
         return
-    # Imported here, since loading it takes longer than all other imports.
+    # Imported here, since this takes longer than all other imports.
     from quiltfn.server.opened_store import version_of  # noqa: PLC0415
     from quiltfn.store import StoreBroken  # noqa: PLC0415
 
@@ -115,7 +117,7 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def fleet(settings: Settings) -> Iterator[Finding]:
-    """Checks what could keep this node from its fleet, and what weakens the fleet."""
+    """Checks for conditions that keep this node out of its fleet, or that weaken the fleet."""
     from quiltfn.operator import fleet_doctor  # noqa: PLC0415 - unused by a standalone server
 
     yield from fleet_doctor.examine(settings, settings.fleet)
@@ -146,8 +148,8 @@ def leftovers(run_dir: Path) -> Finding:
 
 
 def dead_servers(run_dir: Path) -> Iterator[str]:
-    """Yields servers whose lock is free. Holds the run directory's lock during this, so that a
-    starting server does not find its lock held by this check.
+    """Yields servers whose lock is free. Holds the run directory's lock meanwhile, so that a
+    starting server does not find its own lock taken by this check.
     """
     if not (run_dir / "servers").is_dir():
         return
@@ -162,7 +164,7 @@ def dead_servers(run_dir: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(path: Path, flag: int = 0) -> Iterator[None]:
-    """Holds a lock for a `with` block; does nothing if the file does not exist."""
+    """Holds a lock during the block; does nothing if the file does not exist."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(FileNotFoundError):
             file = held.enter_context(path.open("rb"))

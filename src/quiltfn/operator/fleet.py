@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def init(given: argparse.Namespace) -> str:
     """Creates the fleet's file, and assigns the database to the fleet. Raises `BadSetting`,
-    `StoreBroken` and `OSError`; it leaves no file then.
+    `StoreBroken` and `OSError`; then no file is left.
     """
     path = Path(given.fleet)
     url = given.store or asked_for("store", "PostgreSQL (postgresql://USER@HOST/DATABASE): ")

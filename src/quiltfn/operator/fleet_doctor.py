@@ -1,5 +1,5 @@
-"""`quiltfn doctor --fleet FILE`: checks of a node and its fleet. They only read: they take no lock
-and write no row. No finding contains a secret of the node's file.
+"""`quiltfn doctor --fleet FILE`: checks of a node and its fleet. They only read, without locks. No
+finding contains a secret of the node's file.
 """
 
 import asyncio
@@ -33,15 +33,17 @@ if TYPE_CHECKING:
 CERTIFICATE_SOON_DAYS = 30
 SLOW_S = 0.010
 CLOCK_OFF_MAX_S = 5.0
-# One for writes, one for reads, one for notices, and two for heartbeats and slots, which must not
-# wait.
+# Connections of a node: one for writes, one for reads, one for notices, and two for heartbeats and
+# slots, which must not wait.
 CONNECTIONS_OF_NODE = 5
 AT_ONCE = 20  # maximum concurrent requests to peers
 TIMES = ("fleet_beat_s", "fleet_fence_s", "fleet_end_s", "fleet_reap_s")
 
 
 def examine(settings: Settings, path: Path) -> Iterator[Finding]:
-    """Checks what could keep the node with this file from its fleet, and what weakens the fleet."""
+    """Checks for conditions that keep the node with this file out of its fleet, or that weaken the
+    fleet.
+    """
     try:
         own = parse(NodeFile, read_private("fleet", path))
     except BadSetting as error:
@@ -72,7 +74,7 @@ def of_database(facts: "FleetFacts") -> Iterator[Finding]:
 
 
 def of_members(settings: Settings, own: NodeFile, members: Sequence[Member]) -> Iterator[Finding]:
-    """Checks what the nodes report, and whether they can be reached from here."""
+    """Checks the nodes' reports, and whether they can be reached from here."""
     by_name = {one.name: one for one in members}
     yield membership(own, by_name.get(own.name))
     yield versions(own, members)
@@ -252,7 +254,9 @@ def versions(own: NodeFile, members: Sequence[Member]) -> Finding:
 
 
 def times(settings: Settings, members: Sequence[Member]) -> Finding:
-    """Checks that all nodes have the same times; otherwise a take-over can take longer than set."""
+    """Checks that all nodes have the same settings for times; otherwise a take-over can take longer
+    than configured.
+    """
     mine = [getattr(settings, name) for name in TIMES]
     times = ", ".join(f"{name} {value:g}" for name, value in zip(TIMES, mine, strict=True))
     others = [
@@ -275,7 +279,7 @@ def times(settings: Settings, members: Sequence[Member]) -> Finding:
 
 def peer_port(own: NodeFile, *, is_running: bool) -> Finding:
     """Checks that the node can listen at its peer port, and that the port is not public.
-    `is_running`: the node is listening now.
+    `is_running`: whether the node is listening now.
     """
     problem = None if is_running else why_not_bound(own)
     if problem is not None:
@@ -293,7 +297,7 @@ def peer_port(own: NodeFile, *, is_running: bool) -> Finding:
 
 
 def why_not_bound(own: NodeFile) -> str | None:
-    """Binds the port briefly, as the node does; returns the error, if any."""
+    """Briefly binds the port like the node does; returns the error, if any."""
     host, port = split_address("listen", own.listen)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,6 +1,7 @@
-"""`quiltfn keys`: API keys in the data directory or PostgreSQL, whether a server runs or not.
+"""`quiltfn keys`: API keys in the data directory or PostgreSQL, with or without a running server.
 
-The modules for databases take long to load, so they are imported only after a database was found.
+The modules for databases are imported only after a database was found, since they take long to
+load.
 """
 
 import argparse
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from quiltfn.store import SqlAudit, SqlKeys
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
-CREATED, DONE = 201, 204  # the API's status codes for these changes
+CREATED, DONE = 201, 204  # the status codes of the API for the same changes
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         return complain(error, BAD_SETTING)
     data_dir = chosen.data_dir
     is_named = given.data_dir is not None or data_dir != Path("data").absolute()
-    is_there = chosen.store or os.path.exists(data_dir / "quiltfn.db")  # False if unreadable, too
+    # Also False if the directory is unreadable.
+    is_there = chosen.store or os.path.exists(data_dir / "quiltfn.db")
     if not is_there and not (given.verb == "create" and is_named):
         sentence = f"There is no database in {data_dir}; name it with --data-dir."
         return complain(sentence, STORE_BROKEN)
@@ -87,7 +89,7 @@ def fleet_store(path: Path) -> tuple[str, str]:
 @contextlib.contextmanager
 def directory_beside(chosen: Settings) -> Iterator[Settings]:
     """Yields the settings. If the keys are in PostgreSQL and no server has used the data directory
-    on this machine, a temporary directory replaces it.
+    on this machine, a temporary directory replaces the data directory.
     """
     if not chosen.store or (chosen.data_dir / "quiltfn.lock").exists():
         yield chosen
@@ -174,7 +176,8 @@ def fields_of(key: Key) -> dict[str, Any]:
 def line(key: Key) -> str:
     """Returns a key as text for people."""
     ends = "revoked" if key.revoked_at else f"expires {day(key.expires_at)}"
-    # Tenants choose labels, and an administrator's terminal shows them: escape control characters.
+    # Control characters are escaped, since tenants choose labels, and an administrator's terminal
+    # shows them.
     shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in key.label or "")
     called = f"  {shown}" if shown else ""
     return f"{key.id}  {key.tenant_id}  {key.scope}  quilt_sk_{key.prefix}_…  {ends}{called}"

@@ -21,7 +21,7 @@ def run_and_report(work: Callable[[], str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return complain(f"{where}{error.strerror or error}", REFUSED)
-    except SystemExit as error:  # of a child process, which has printed the reason
+    except SystemExit as error:  # the exit code of a child process that has printed the reason
         return int(cast("int", error.code))
     return FINE
 

@@ -1,6 +1,6 @@
-"""A command started by root becomes the owner of the data directory before it uses its contents.
+"""Before a command that root has started uses a data directory, it becomes the directory's owner.
 
-The owner of a directory can create a link with any name there. If root followed such a link, it
+The owner of a directory can create a link with any name there. If root followed such a link, root
 could overwrite any file of the machine. A process of the owner can only write to the owner's files.
 """
 
@@ -15,7 +15,7 @@ OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def become_owner(data_dir: Path, writable: tuple[Path, ...] = ()) -> None:
-    """Permanently becomes the owner, if the process is root and the directory belongs to another
+    """Permanently becomes the directory's owner, if the process is root and the owner is another
     user.
 
     If the directory does not exist yet, or only root can write to it, the process stays root.

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def install(root: Path, program: Path) -> None:
-    """Writes the unit, which belongs to the release; writes settings only if there are none."""
+    """Writes the unit, which belongs to the release, and settings only if there are none."""
     unit = unit_of(root)
     text = packaged(UNIT).read_text().replace(str(USUAL_PROGRAM), str(program))
     if unit.exists() and unit.read_text() != text:
@@ -72,7 +72,7 @@ def put(path: Path, text: str) -> None:
         fresh.write_text(text)
         fresh.chmod(0o644)
         fresh.replace(path)
-    except OSError as error:  # names the file itself instead of the temporary one
+    except OSError as error:  # the error names the file itself instead of the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from None
     print(f"wrote  {path}")
 
@@ -91,7 +91,7 @@ def settings_of(root: Path) -> Path:
 
 
 def program() -> Path:
-    """Returns the path of this command: the usual one, unless that is a different program."""
+    """Returns the path of this command: the usual path, unless another program is there."""
     own = Path(sys.executable).with_name("quiltfn")
     if not own.exists() or (USUAL_PROGRAM.exists() and USUAL_PROGRAM.samefile(own)):
         return USUAL_PROGRAM
@@ -99,8 +99,8 @@ def program() -> Path:
 
 
 def packaged(name: str) -> Path:
-    """Returns the path of a packaged file: beside this module in a wheel, at the root in a
-    checkout.
+    """Returns the path of a packaged file: in a wheel beside this module, in a checkout at the
+    root.
     """
     beside = Path(__file__).with_name("packaging") / name
     return beside if beside.exists() else Path(__file__).parents[3] / "packaging" / name

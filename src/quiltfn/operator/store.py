@@ -68,9 +68,8 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def ending_at_a_signal(target: str) -> Iterator[None]:
-    """Makes signals remove an unfinished copy and end the process at once, without an exception,
-    which a database driver might turn into another one. A database itself rolls back an unfinished
-    copy.
+    """Makes signals remove an unfinished copy and end the process at once. No exception is raised,
+    since a database driver might replace it. A database rolls back an unfinished copy by itself.
     """
 
     def end(number: int, _frame: object) -> None:

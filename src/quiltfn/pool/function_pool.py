@@ -89,7 +89,7 @@ class PoolLease:
             try:
                 self.instance, cold = await handed
             except asyncio.CancelledError:
-                # the waiter may have got an instance in this step, which `cancel` then returns
+                # The waiter may have got an instance in this step, which `cancel` then returns.
                 pool.cancel(self._waiter)
                 raise
         self.start_timing = pool.start_timings[self.instance] if cold else None

@@ -103,7 +103,7 @@ class LauncherChannel:
             descriptors = descriptors_of(ancillary)
             message = json.loads(data)
             if flags & socket.MSG_CTRUNC:
-                # a descriptor is missing, so the others and the sandbox are useless
+                # A descriptor is missing, so the others and the sandbox are useless.
                 self._unclaimed(message, descriptors)
                 message, descriptors = {"n": message["n"], "error": TRUNCATED}, array("i")
             future = self._waiting.get(message["n"])

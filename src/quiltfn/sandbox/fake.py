@@ -67,7 +67,7 @@ class FakeSandboxes:
         """Does nothing: there are no prewarmed sandboxes."""
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        # counts from here on, since a sandbox needs memory during its creation, too
+        # Counts from here on, since a sandbox needs memory during its creation, too.
         sandbox = FakeSandbox(f"fake-{next(self._numbers)}", self)
         self.alive[sandbox.id] = sandbox
         self.most_alive = max(self.most_alive, len(self.alive))

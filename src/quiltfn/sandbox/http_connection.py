@@ -221,7 +221,7 @@ class HttpConnection(asyncio.Protocol):
             if isinstance(error.__context__, HeadTooLongError):
                 self._end(str(error.__context__))
                 return
-            # an exception in a callback of this class is a bug
+            # An exception in a callback of this class is a bug.
             if isinstance(error, httptools.HttpParserCallbackError):
                 raise
             self._end("the server's response is not HTTP/1.1: " + _first_line(error))

@@ -112,7 +112,7 @@ class PrewarmedSandboxes:
         template = SandboxTemplate.of(spec.runtime_snapshot)
         stock = self._note(template, is_asked=True)
         while stock.ready:
-            # the oldest first, since its interpreter has most likely started
+            # The oldest first, since its interpreter has most likely started.
             sandbox = stock.ready.popleft()
             self._count(-cost(template))  # from here on, the sandbox counts as an instance
             if not sandbox.is_alive:

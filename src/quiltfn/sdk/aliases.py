@@ -14,12 +14,12 @@ def list_aliases(function: str) -> Flow[AliasList]:
 
 
 def get_alias(function: str, name: str) -> Flow[Alias]:
-    """One alias of a function. Raises NotFoundError if there is none of this name."""
+    """One alias of a function. Raises NotFoundError if no alias has this name."""
     return on(function, f"/aliases/{segment(name)}", lambda path: get(path, Alias))
 
 
 def get_alias_with_etag(function: str, name: str) -> Flow[tuple[Alias, str]]:
-    """One alias of a function, and the ETag of its current state: see `set_alias`."""
+    """One alias of a function, and the ETag of its current state, for `set_alias`."""
     return on(function, f"/aliases/{segment(name)}", lambda path: get_with_etag(path, Alias))
 
 
@@ -36,11 +36,11 @@ class AliasChange(Struct, frozen=True):
 
 @with_name_and_fields_of(AliasChange)
 def set_alias(function: str, change: AliasChange) -> Flow[Alias]:
-    """Create an alias of a function, or replace all its fields. Invoke it as NAME@ALIAS. `also`:
-    another version that gets a share of the invocations. `rollback_on`: when that version is rolled
-    back automatically. `default`: whether invocations without version or alias use this alias;
-    None: no change. `etag`: only replace the alias if it still has this ETag; raises ConflictError
-    if it was changed meanwhile.
+    """Create an alias of a function, or replace all its fields. Invoke the function as NAME@ALIAS.
+    `also`: another version that gets a share of the invocations. `rollback_on`: when that version
+    is rolled back automatically. `default`: whether invocations without version or alias use this
+    alias; None: no change. `etag`: only replace the alias if it still has this ETag; otherwise
+    raise ConflictError.
     """
     alias = NewAlias(
         version=change.version,

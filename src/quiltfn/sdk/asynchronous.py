@@ -33,7 +33,7 @@ CHUNK = 256 * 1024
 
 
 class AsyncClient(Groups["AsyncClient"]):
-    """`Client` for asyncio: the same methods, to be awaited."""
+    """`Client` for asyncio: the same methods, which must be awaited."""
 
     is_async: ClassVar[Literal[True]] = True
 
@@ -60,13 +60,13 @@ class AsyncClient(Groups["AsyncClient"]):
         self.invoke = self.functions.invoke
 
     def in_tenant(self, tenant: str) -> "AsyncClient":
-        """As `Client.in_tenant`."""
+        """See `Client.in_tenant`."""
         other = self._for_tenant(tenant)
         other.invoke = other.functions.invoke
         return other
 
     async def run(self, flow: Flow[T]) -> T:
-        """As `Client.run`."""
+        """See `Client.run`."""
         if self._http.is_closed:
             raise RuntimeError("the client is closed")
         try:
@@ -99,7 +99,7 @@ class AsyncClient(Groups["AsyncClient"]):
     async def _exchange(self, request: Request[T]) -> T:
         if request.streams:
             chunks: Any = self._opened(request)
-            await anext(chunks)  # waits for the head, or raises the error
+            await anext(chunks)  # returns once the head has arrived, or raises the error
             return chunks  # type: ignore[no-any-return]
         try:
             with opened(request.archive) as file:
@@ -136,7 +136,7 @@ class AsyncClient(Groups["AsyncClient"]):
             path_of(request, self._tenant),
             content=request.body if file is None else _chunks(file),
             headers=headers_of(request, {}),
-            # No limit on the wait for a free connection of our own pool.
+            # Waiting for a free connection of this client's own pool has no time limit.
             timeout=httpx.Timeout(
                 connect=CONNECT_S, write=WRITE_S, read=request.read_timeout_s, pool=None
             ),
@@ -163,7 +163,7 @@ async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
 
 
 def _cause(error: httpx.RequestError) -> Exception:
-    """The exception that the standard library would have raised."""
+    """The exception that the standard library would have raised in this case."""
     below: BaseException | None = error
     while below is not None:
         if isinstance(below, ssl.SSLError):

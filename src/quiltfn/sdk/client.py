@@ -48,9 +48,10 @@ class Client(Groups["Client"]):
 
     `base_url` and `api_key` default to QUILT_BASE_URL and QUILT_API_KEY. `cacert`: a PEM file with
     trusted certificate authorities (default: the machine's, or SSL_CERT_FILE). `retries`: how often
-    a failed request is sent again; a request that might be executed twice is not. `on_response`:
-    called with the body of every response. Raises ValueError for invalid arguments. The attribute
-    `on_upload`, if set, is called with the number of further bytes of an archive that were sent.
+    a failed request is sent again; requests that might be executed twice are never repeated.
+    `on_response`: called with the body of every response. Raises ValueError for invalid arguments.
+    The attribute `on_upload`, if set, is called during an upload with the number of bytes sent
+    since the last call.
 
     Every method raises an `ApiError` if the server returns an error, ConnectionFailed if there is
     no response, NotTrusted if the server's certificate is not trusted, and UnreadableAnswer if the
@@ -80,10 +81,10 @@ class Client(Groups["Client"]):
         self.invoke = self.functions.invoke
 
     def in_tenant(self, tenant: str) -> "Client":
-        """A client for another tenant, with an operator's key: it can read everything there except
-        secrets, and pause, resume, scale and cancel. The two clients share their connections:
-        closing one of them closes both. An older server refuses all requests for another tenant
-        (InvalidRequestError).
+        """A client for another tenant, with an operator's key. In that tenant it can read
+        everything except secrets, and pause, resume, scale and cancel. The two clients share their
+        connections: closing one of them closes both. An older server refuses all requests for
+        another tenant (InvalidRequestError).
         """
         other = self._for_tenant(tenant)
         other.invoke = other.functions.invoke
@@ -123,7 +124,7 @@ class Client(Groups["Client"]):
     def _exchange(self, request: Request[T]) -> T:
         if request.streams:
             chunks: Any = self._opened(request)
-            next(chunks)  # waits for the head, or raises the error
+            next(chunks)  # returns once the head has arrived, or raises the error
             return chunks  # type: ignore[no-any-return]
         try:
             with opened(request.archive) as file:
@@ -216,14 +217,15 @@ def headers_with(api_key: str | None) -> dict[str, str]:
     headers = {"Accept": "application/json", "User-Agent": "quiltfn-sdk"}
     key = (api_key or os.environ.get("QUILT_API_KEY") or "").strip()
     if not (key.isascii() and (key.isprintable() or not key)):
-        # The key is not shown: a damaged key still contains most of the secret.
+        # Not shown, since a damaged key still contains most of the secret.
         raise ValueError("the API key has invalid characters; was it copied completely?")
     return {**headers, "X-Api-Key": key} if key else headers
 
 
 def path_of(request: Request[Any], tenant: str | None) -> str:
-    """The request's path, with the tenant that an operator acts in. It is a query parameter, which
-    an older server refuses; it would ignore a header and act in the key's own tenant.
+    """The request's path, with the tenant that an operator acts in. The tenant is a query
+    parameter, since an older server refuses an unknown one; it would ignore a header, and act in
+    the key's own tenant.
     """
     if tenant is None:
         return request.path
@@ -271,7 +273,7 @@ def opened(archive: Path | None) -> Iterator[BinaryIO | None]:
 
 
 def explained(url: str, request: Request[T], error: Exception) -> ClientError:
-    """The exception with the reason why there was no response."""
+    """The exception, with the reason for the missing response."""
     url = without_user(url)
     if isinstance(error, ssl.SSLCertVerificationError):
         return NotTrusted(

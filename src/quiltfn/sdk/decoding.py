@@ -1,7 +1,7 @@
 """Typed JSON decoding for clients that several threads share.
 
 msgspec 0.22 crashes the process with a segmentation fault if two threads make a decoder of the same
-type for the first time simultaneously: one of them uses what the other has not finished.
+type for the first time simultaneously: one thread uses the decoder that the other has not finished.
 """
 
 import functools

@@ -41,11 +41,11 @@ def create_operation(
     idempotency_key: str,
     action_id: str,
 ) -> Flow[Operation]:
-    """Like `set_pool_target`, but executed only once for each idempotency key. `action_id`: your
-    name for the operation.
+    """Like `set_pool_target`, but executed only once for each idempotency key. `action_id`: a name
+    that you choose for the operation.
 
-    Raises ConflictError if it was already executed for this key; `details` is then that operation,
-    with `operation_id` for `get_operation`.
+    Raises ConflictError if an operation was already executed for this key; `details` is then that
+    operation, with `operation_id` for `get_operation`.
     """
     found = yield from get_function(function)
     return (

@@ -5,7 +5,7 @@
 `UnreadableAnswer`: the response is not from a quiltfn server. `FunctionFailed`: the request was
 executed, but the function cannot start.
 
-A failed handler raises none of them: the result is an `Invocation` whose status is not success.
+A failed handler raises no exception: the result is an `Invocation` whose status is not success.
 """
 
 from collections.abc import Mapping
@@ -99,7 +99,7 @@ CLASSES: Mapping[int, type[ApiError]] = {
 
 class ConnectionFailed(ClientError):
     """There was no response. `was_sent`: whether the server may have received the request.
-    `is_timeout`: the server accepted it but did not respond in time.
+    `is_timeout`: whether the server accepted the request but did not respond in time.
     """
 
     def __init__(self, message: str, *, was_sent: bool = True, is_timeout: bool = False) -> None:
@@ -134,7 +134,9 @@ class VersionFailed(FunctionFailed):
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
-    """The body of an error response. All fields are optional: a proxy's body may lack most."""
+    """The body of an error response. All fields are optional, since a proxy's body may lack
+    most.
+    """
 
     error: str
     error_code: str = "UNKNOWN"
@@ -145,7 +147,9 @@ class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ReplayBody(msgspec.Struct, frozen=True):
-    """The body for a repeated operation: the original one, with a reason that names the repeat."""
+    """The body for a repeated operation: the original operation, with a reason that names the
+    repetition.
+    """
 
     operation_id: str
     reason_code: str
@@ -153,8 +157,8 @@ class ReplayBody(msgspec.Struct, frozen=True):
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """The error in a response. If a parser or a proxy sent it without a usable body, the status is
-    used.
+    """The error in a response. If the body is unusable, as in responses of proxies, the status
+    determines the error.
 
     `headers` are looked up by lower-case name.
     """

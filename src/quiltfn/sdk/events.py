@@ -31,7 +31,7 @@ class Output(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The data as text, with U+FFFD for what is not UTF-8."""
+        """The data as text, with U+FFFD for bytes that are not UTF-8."""
         return self.data.decode("utf-8", "replace")
 
 
@@ -60,7 +60,7 @@ Event: TypeAlias = Started | Output | Gap | End
 
 class TenantEvent(Struct, frozen=True):
     """An event in the tenant. `type`: such as "invocation.ended". `data`: the affected object.
-    `id`: to resume after this event, within a minute.
+    `id`: resumes after this event, within a minute.
     """
 
     type: str
@@ -89,7 +89,7 @@ class Reader(Generic[E]):
         self._check_end()
 
     async def read_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[E]:
-        """As `read`."""
+        """Like `read`, for asynchronous chunks."""
         async for chunk in chunks:
             for event in self._events(chunk):
                 yield event

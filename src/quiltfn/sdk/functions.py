@@ -77,7 +77,8 @@ from quiltfn.wire import (
     VersionPage,
 )
 
-WAIT_S = 30.0  # extra time: an invocation may wait for an instance, and its response takes a moment
+# Extra time, since an invocation may wait for an instance, and its response takes a moment.
+WAIT_S = 30.0
 CALL_MAX_S = 86_400.0  # maximum timeout of a function, unless the server allows more
 
 
@@ -128,16 +129,15 @@ def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
 
 
 def get_function_with_etag(function: str) -> Flow[tuple[Function, str]]:
-    """One function, and the ETag of its current state: see `update_if_match`."""
+    """One function, and the ETag of its current state, for `update_if_match`."""
     return on(function, "", lambda path: get_with_etag(path, Function))
 
 
 def update_function_if_match(
     function: str, etag: str, *, default_alias: str | None = None, **changes: Any
 ) -> Flow[Function]:
-    """Like `update`, but only if the function still has this ETag. Raises ConflictError if it was
-    changed meanwhile. `default_alias`: "keep" leaves the default alias, and its invocations, on its
-    current version.
+    """Like `update`, but raises ConflictError if the function no longer has this ETag.
+    `default_alias`: "keep" leaves the default alias, and its invocations, on the present version.
     """
     headers = {"If-Match": etag}
     return _updated(function, FunctionChanges(**changes), headers, default_alias)
@@ -151,7 +151,7 @@ def _updated(
 ) -> Flow[Function]:
     wanted = query(default_alias=default_alias)
     changed = yield from on(function, wanted, lambda path: change(path, Function, changes, headers))
-    # The server clears the message of an earlier failure before it creates the version.
+    # This is about the new version: the server clears earlier messages before it creates a version.
     if changed.error_message is not None:
         raise VersionFailed(changed)
     return changed
@@ -176,7 +176,7 @@ def pause_function(function: str) -> Flow[PauseResult]:
 
 
 def resume_function(function: str) -> Flow[Function]:
-    """Accept invocations again after a pause. Raises DeployFailed if the state ends as `error`."""
+    """Accept invocations again after a pause. Raises DeployFailed if the state becomes `error`."""
     return _deployed(on(function, "/resume", lambda path: post(path, Function)))
 
 
@@ -232,7 +232,7 @@ def invoke_function(
     other value as JSON. A failed handler is a result, not an exception: check `status` and
     `exit_code`. With an `idempotency_key`, repeated requests run the function only once, and the
     client repeats the request if the connection is lost. `on_disconnect`: "cancel" ends the
-    invocation if the connection is lost.
+    invocation when the connection is lost.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     runs_s = CALL_MAX_S if timeout_seconds is None else timeout_seconds
@@ -315,7 +315,7 @@ def get_invocation_logs(
     function: str, invocation_id: str, *, stream: str | None = None, tail: int | None = None
 ) -> Flow[bytes]:
     """The current output of an invocation: both streams in order of arrival, or only `stream`.
-    `tail`: only this number of last lines.
+    `tail`: only the last lines, as many as this number.
     """
     below = f"{invocation(invocation_id)}/logs{query(stream=stream, tail=tail)}"
     return on(function, below, lambda path: get_bytes(path, {"Accept": "text/plain"}))
@@ -330,7 +330,7 @@ def follow_invocation_logs(
     after: str | None = None,
 ) -> Flow[Any]:
     """Follow the output of an invocation from its beginning until its `End`, even if it has already
-    ended. `only`: only this stream. `tail`: begin with this number of last lines. `after`: skip
+    ended. `only`: the name of a stream. `tail`: begin with this number of last lines. `after`: skip
     these numbers of bytes of standard output and standard error, such as "120-0".
     """
     wanted = query(follow=True, stream=only, tail=tail, offset=after)
@@ -384,9 +384,7 @@ def get_pool(function: str) -> Flow[Pool]:
 
 
 def list_pools(function: str | None = None) -> Flow[list[ListedPool]]:
-    """The number of instances of each function that has some, by state; or only of this
-    function.
-    """
+    """The number of instances by state: of `function`, or of each function with instances."""
 
     def of(function_id: str | None) -> Request[PoolList]:
         return get(f"{BASE}/pools{query(function_id=function_id)}", PoolList)

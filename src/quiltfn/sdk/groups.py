@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Groups(Generic[AnyClient]):
-    """Each group has a module of its name, which is loaded when the group is first used: a command
+    """Each group has a module with its name, loaded at the first use of the group, since a command
     uses only one or two.
     """
 
@@ -36,7 +36,7 @@ class Groups(Generic[AnyClient]):
     system: "System[AnyClient]"
     _tenant: str | None = None
 
-    if not TYPE_CHECKING:  # a type checker would take it for any attribute
+    if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept any attribute
 
         def __getattr__(self, name: str) -> Any:
             if name not in NAMES:

@@ -30,7 +30,7 @@ def list_invocations(filters: CallFilters) -> Listing[InvocationSummaryPage, Inv
 def list_invocations_of(
     function: str, filters: CallFilters
 ) -> Listing[InvocationSummaryPage, InvocationSummary]:
-    """Like `list`, of one function, by its name or id."""
+    """Like `list`, for one function, by its name or id."""
     wanted = parameters_of(filters)
 
     def page_after(after: str | None) -> Flow[InvocationSummaryPage]:

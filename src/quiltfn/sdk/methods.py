@@ -77,7 +77,9 @@ class Member(Generic[P, R]):
         self._name = name
 
     def _bound(self, owner: Group[Any] | None, finish: Callable[[Any, R], Any]) -> Any:
-        """The method: it returns what `finish` makes of the client and of the function's result."""
+        """The method: it returns the result of `finish` for the client and the function's
+        result.
+        """
         if owner is None:
             return self
         client, made, name = owner._client, self._made, self._name
@@ -106,8 +108,8 @@ class Method(Member[P, Flow[T]]):
 
 
 class Listing(Generic[Page, Item]):
-    """How the pages of a list are requested, and the items of a page. `parameters`: of its query,
-    with the cursor of the first page. Raises ValueError for a page without items.
+    """How to request the pages of a list, and get the items of a page. `parameters`: of the query,
+    with the cursor of the first page. Raises ValueError for a page size below 1.
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class Pages(Generic[Page, Item]):
             yield from self._listing.items(page)
 
     def pages(self) -> Iterator[Page]:
-        """Page by page; `next_cursor` of a page says where the next one begins."""
+        """The list page by page. `next_cursor` of a page names the next page."""
         cursor = self._listing.cursor
         while True:
             page = self._client.run(self._listing.page_after(cursor))
@@ -143,7 +145,7 @@ class Pages(Generic[Page, Item]):
                 return
 
     def first(self) -> Page:
-        """The first page alone."""
+        """Only the first page."""
         return next(self.pages())
 
 
@@ -159,7 +161,7 @@ class AsyncPages(Generic[Page, Item]):
                 yield item
 
     async def pages(self) -> AsyncIterator[Page]:
-        """Page by page; `next_cursor` of a page says where the next one begins."""
+        """The list page by page. `next_cursor` of a page names the next page."""
         cursor = self._listing.cursor
         while True:
             page = await self._client.run(self._listing.page_after(cursor))
@@ -169,7 +171,7 @@ class AsyncPages(Generic[Page, Item]):
                 return
 
     async def first(self) -> Page:
-        """The first page alone."""
+        """Only the first page."""
         return await self._client.run(self._listing.page_after(self._listing.cursor))
 
 
@@ -179,8 +181,8 @@ def next_cursor(page: object) -> str | None:
 
 
 def cursor_behind(page: object, cursor: str | None) -> str | None:
-    """As `next_cursor`, of the page that `cursor` named. Raises `UnreadableAnswer` if it is the
-    same cursor, as from a cache that ignores the cursor: such a list would never end.
+    """Like `next_cursor`, for the page that `cursor` named. Raises `UnreadableAnswer` if both
+    cursors are the same: with a cache that ignores cursors, the list would never end.
     """
     found = next_cursor(page)
     if found is not None and found == cursor:
@@ -268,7 +270,7 @@ async def _async_events(
 
 
 def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
-    """The result of the call. Errors about wrong arguments name the method."""
+    """The result of the flow. Errors about wrong arguments name the method."""
     try:
         return call(*args, **kwargs)
     except TypeError:
@@ -297,8 +299,8 @@ class _Taking(Generic[P, T]):
 
     @property
     def __signature__(self) -> Any:
-        """The signature for `help` and editors: the flow's, including the schema's fields. It is
-        computed only on demand, since commands never need it.
+        """The signature for `help` and editors: the flow's, including the schema's fields. Computed
+        only on demand, since commands never need it.
         """
         import inspect  # noqa: PLC0415 — takes a tenth of a command's time
 
@@ -328,7 +330,7 @@ def with_fields_of(
 def with_name_and_fields_of(
     shape: Callable[P, S],
 ) -> Callable[[Callable[[str, S], R]], Callable[Concatenate[str, P], R]]:
-    """As `with_fields_of`, for a flow whose first parameter is a name or id."""
+    """Like `with_fields_of`, for a flow whose first parameter is a name or id."""
 
     def taking(flow: Callable[[str, S], R]) -> Callable[Concatenate[str, P], R]:
         def taken(name: str, /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -34,12 +34,12 @@ def by_name(name: str) -> Request[Function]:
 
 
 def on(function: str, below: str, request: Callable[[str], Request[T]]) -> Flow[T]:
-    """The request for a path, which is the function's own followed by `below`."""
+    """The request for a path, which consists of the function's own path and `below`."""
     return with_id(function, lambda function_id: request(f"{BASE}/{segment(function_id)}{below}"))
 
 
 def of_one(function: str | None, request: Callable[[str | None], Request[T]]) -> Flow[T]:
-    """The request with the id of a function; with None if it is about no single function."""
+    """The request with the id of a function; with None if the request is not about one function."""
     return ask(request(None)) if function is None else with_id(function, request)
 
 
@@ -72,7 +72,8 @@ def either(
     try:
         return (yield from with_id(function))
     except NotFoundError as no_such_id:
-        # A name may look like an id. If it is neither, the error for the id is raised.
+        # A name may look like an id. If no function has this name or id, raise the error for the
+        # id.
         try:
             return (yield from with_name(function))
         except NotFoundError:
@@ -86,8 +87,8 @@ def listing(
     parameters: Parameters,
     function: str | None = None,
 ) -> Listing[Page, Item]:
-    """The list at a path, which is below that of `function` if one is given. `parameters`: of the
-    query, with the cursor of the first page.
+    """The list at a path, below the path of `function` if one is given. `parameters`: of the query,
+    with the cursor of the first page.
     """
 
     def page_after(cursor: str | None) -> Flow[Page]:
@@ -116,8 +117,8 @@ def of_one_or_all(
 
 
 def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:
-    """The invocation of a function, by the path of its route and the query parameters for the
-    version, which NAME@3 or NAME@ALIAS select. Raises as `either` does.
+    """The request that invokes a function: the path of its route, and query parameters for the
+    version that NAME@3 or NAME@ALIAS selects. Raises as `either` does.
     """
     which: dict[str, str] = {}
     if isinstance(function, str) and "@" in function:

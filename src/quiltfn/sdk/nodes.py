@@ -34,8 +34,8 @@ def uncordon_node(name: str) -> Flow[Node]:
 
 
 def remove_node(name: str, *, force: bool | None = None) -> Flow[None]:
-    """Permanently remove a node from the fleet. Its invocations end: drain it first. `force`: even
-    if it has the only copy of some images.
+    """Permanently remove a node from the fleet. Its invocations end: drain it first. `force`: also
+    a node that has the only copy of some images.
     """
     return ask(delete(f"{_path(name)}{query(force=force)}"))
 

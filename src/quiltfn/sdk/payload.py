@@ -23,7 +23,7 @@ def payload_text(payload: object) -> str | None:
     """The handler's text for `payload`.
 
     Raises ValueError for bytes that are not UTF-8, NaN and infinity, and TypeError for a set: JSON
-    cannot express them, and the encoder would send other values.
+    cannot express these, and the encoder would send other values.
     """
     if payload is None or isinstance(payload, str):
         return payload

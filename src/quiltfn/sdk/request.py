@@ -25,11 +25,12 @@ EVENTS = {"Accept": "text/event-stream"}
 
 
 class Request(Struct, Generic[T], frozen=True, kw_only=True):
-    """One request, and how its response becomes a T.
+    """One request, and the conversion of its response to a T.
 
-    `archive`: a file that replaces the body. `streams`: its response is passed on in chunks.
-    `is_repeatable`: sending it twice has the same effect as sending it once. `takes_key`: it is
-    repeatable with an Idempotency-Key, which the client adds.
+    `archive`: a file that replaces the body. `streams`: whether the response is passed on in
+    chunks. `is_repeatable`: whether sending the request twice has the same effect as sending it
+    once. `takes_key`: whether the request is repeatable with an Idempotency-Key, which the client
+    adds.
     """
 
     method: str
@@ -98,7 +99,7 @@ def stream(method: str, path: str, body: object = None, **more: Any) -> Request[
 
 
 def put(path: str, shape: type[T], body: object, etag: str | None = None) -> Request[T]:
-    """A PUT request. It is repeatable because it sets a state, but not with an ETag, since its own
+    """A PUT request. It is repeatable because it sets a state; with an ETag it is not, since its
     execution changes the ETag.
     """
     return Request(
@@ -120,7 +121,9 @@ def change(
 
 
 def delete(path: str) -> Request[None]:
-    """A DELETE request. It is repeatable: if the object no longer exists, it has succeeded."""
+    """A DELETE request. It is repeatable: if the object no longer exists, the request has
+    succeeded.
+    """
     return Request(method="DELETE", path=path, read=nothing, is_repeatable=True)
 
 
@@ -137,14 +140,18 @@ def nothing(_body: bytes) -> None:
 
 
 def listed(field: str, words: Sequence[str]) -> list[str]:
-    """A list of words. Raises TypeError for a single string, which would be a list of letters."""
+    """A list of words. Raises TypeError for a single string, which Python would take for a list of
+    letters.
+    """
     if isinstance(words, str):
         raise TypeError(f"{field} must be a list of words, not {words!r}")
     return [*words]
 
 
 def segment(word: str) -> str:
-    """An escaped path segment. "." and ".." would change the path, and "" would disappear."""
+    """An escaped path segment. Also escapes "." and "..", which would change the path; raises for
+    "", which would disappear.
+    """
     if not isinstance(word, str):
         raise TypeError(f"a name or id must be text, not {type(word).__name__}")
     if not word:

@@ -1,4 +1,4 @@
-"""Decides which requests are repeated after a failure, and when."""
+"""Decides whether and when a failed request is repeated."""
 
 import os
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ TEMPORARY = (429, 502, 503, 504)
 
 
 class Retries:
-    """Repeats a request at most `most` times, and never if it could be executed twice."""
+    """Repeats a request at most `most` times, but never a request that could be executed twice."""
 
     def __init__(self, most: int) -> None:
         """Raises ValueError for a number below 0."""
@@ -35,9 +35,9 @@ class Retries:
         return replace(request, headers=headers, is_repeatable=True)
 
     def delay(self, request: Request[Any], error: ClientError, attempt: int) -> float | None:
-        """Seconds to wait before the request is repeated. None: it is not repeated.
+        """Seconds to wait before the request is repeated. None: don't repeat the request.
 
-        `attempt`: how often it was already repeated.
+        `attempt`: how often the request was already repeated.
         """
         if attempt >= self.most or not self._may_repeat(request, error):
             return None

@@ -72,7 +72,7 @@ def run_schedule(name: str) -> Flow[Invocation]:
 def list_schedule_runs(
     name: str, *, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[ScheduleRunPage, ScheduleRun]:
-    """The decisions for all times at which the schedule was due, newest first."""
+    """The outcomes of a schedule's ticks, newest first."""
     path, paging = f"{BASE}/{segment(name)}/runs", {"limit": page_size, "cursor": cursor}
     return listing(path, ScheduleRunPage, lambda page: page.runs, paging)
 

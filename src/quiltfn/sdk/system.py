@@ -59,7 +59,7 @@ def list_instances(function: str | None = None, *, most: int | None = None) -> F
 
 
 def get_health() -> Flow[Health]:
-    """Whether the server is ready, and if not, why."""
+    """Whether the server is ready, and the reasons if it isn't."""
     return ask(get("/api/functions/health", Health))
 
 
@@ -69,7 +69,9 @@ def get_liveness() -> Flow[Liveness]:
 
 
 def get_readiness() -> Flow[Liveness]:
-    """Whether the server accepts invocations: it is neither ending nor drained. Needs no key."""
+    """Whether the server accepts invocations, that is, is neither ending nor drained. Needs no
+    key.
+    """
     return ask(get("/health/ready", Liveness))
 
 

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 CONNECT_S = 5.0
 WRITE_S = 30.0
 CHUNK_BYTES = 64 * 1024
-# A response may take a day. TCP keep-alive detects an unreachable server: after a minute of silence
-# it probes every 15 s, and four probes without a reply close the connection.
+# A response may take a day, so TCP keep-alive has to detect an unreachable server: after a minute
+# of silence it probes every 15 s; four probes without a reply close the connection.
 if sys.platform == "darwin":
     _IDLE = socket.TCP_KEEPALIVE
 else:
@@ -51,7 +51,7 @@ class HttpResponse(Struct, frozen=True, kw_only=True):
 class Transport(Protocol):
     """Sends requests.
 
-    Each raises NotConnected, AnswerTimeout, OSError (ssl.SSLError among them) or
+    All methods raise NotConnected, AnswerTimeout, OSError (including ssl.SSLError) or
     http.client.HTTPException.
     """
 
@@ -67,7 +67,7 @@ class Transport(Protocol):
 
 
 class NotConnected(OSError):
-    """The connection could not be established; the cause says why."""
+    """The connection could not be established; the exception's cause is the reason."""
 
 
 class AnswerTimeout(OSError):
@@ -75,7 +75,7 @@ class AnswerTimeout(OSError):
 
 
 class HttpTransport:
-    """Keeps connections open between requests: as many as there are parallel requests."""
+    """Keeps connections open between requests, as many as there were parallel requests."""
 
     def __init__(self, base_url: str, trust: ssl.SSLContext | None) -> None:
         """`trust`: only used for https. Raises ValueError for an unusable proxy."""
@@ -96,7 +96,7 @@ class HttpTransport:
         return answer
 
     def open(self, request: HttpRequest) -> tuple[HttpResponse, Generator[bytes, None, None]]:
-        connection = self._connected()  # closed at the end of the stream, never reused
+        connection = self._connected()  # used for one stream and then closed
         try:
             response = self._asked(connection, request)
         except BaseException:
@@ -114,7 +114,7 @@ class HttpTransport:
         while self._idle:
             try:
                 connection = self._idle.pop()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread has taken the last one
                 return None
             if _is_open(connection.sock):
                 return connection
@@ -174,7 +174,7 @@ class HttpTransport:
         try:
             connection.request(request.method, path, request.body, headers)
         except (BrokenPipeError, ConnectionResetError) as error:
-            refused = error  # The server may have answered before it stopped reading.
+            refused = error  # the server may have responded before it stopped reading
         connection.sock.settimeout(request.read_timeout_s)
         try:
             return connection.getresponse()
@@ -203,7 +203,7 @@ def _chunks_of(
 
 
 def _is_open(sock: socket.socket | None) -> bool:
-    """Whether the connection can be reused. If the server has closed it, it is readable."""
+    """Whether the connection can be reused: a connection that the server has closed is readable."""
     if sock is None:
         return False
     with selectors.DefaultSelector() as look:
@@ -238,7 +238,7 @@ def proxy_for(to: SplitResult) -> SplitResult | None:
         proxy = urlsplit(named if "://" in named else f"http://{named}")
         is_address = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
         kind = f", not {proxy.scheme}" if proxy.scheme != "http" else ""
-    except ValueError:  # its message may contain part of the password
+    except ValueError:  # without its message, which may contain a part of the password
         is_address, kind = False, ""
     if not is_address:
         raise ValueError(f"the proxy for {host} must be an http:// address{kind}")
@@ -246,7 +246,7 @@ def proxy_for(to: SplitResult) -> SplitResult | None:
 
 
 def trusted(authority: Path | None) -> ssl.SSLContext:
-    """The trusted authorities: the machine's, or those of the file `authority`.
+    """The trusted authorities: the machine's, or those in the file `authority`.
 
     SSL_CERT_FILE and SSL_CERT_DIR replace the machine's. Raises ValueError if the file cannot be
     used.

@@ -9,7 +9,7 @@ from quiltfn.wire import FunctionUrl, NewFunctionUrl
 def get_url(function: str, *, reveal: bool = False) -> Flow[FunctionUrl]:
     """The settings of a function's URL. Raises NotFoundError if it has no URL.
 
-    `reveal`: include the webhook secret, which needs scope write; otherwise it is ***.
+    `reveal`: include the webhook secret, which needs scope write; otherwise the secret is ***.
     """
     wanted = f"/url{query(reveal=reveal or None)}"
     return on(function, wanted, lambda path: get(path, FunctionUrl))

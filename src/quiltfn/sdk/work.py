@@ -44,11 +44,11 @@ def submit_function(
     not_before: datetime | timedelta | None = None,
     idempotency_key: str | None = None,
 ) -> Flow[Invocation]:
-    """Queue an invocation and return its record at once, in status `queued`. It is then on disk.
+    """Queue an invocation and return its record at once, in status `queued`; both are on disk.
 
-    `not_before`: the earliest start: a time with a time zone, or a duration from now. With an
-    `idempotency_key`, repeated requests queue it only once, and the client repeats the request if
-    the connection is lost. Other arguments are those of `invoke`.
+    `not_before`: the earliest start, as a time with a time zone, or a duration from now. With an
+    `idempotency_key`, repeated requests queue only one invocation, and the client repeats the
+    request if the connection is lost. Other arguments are those of `invoke`.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     start = _start(not_before)
@@ -82,7 +82,7 @@ def _start(not_before: datetime | timedelta | None) -> dict[str, int]:
 def wait_for_invocation(
     function: str, invocation_id: str, *, timeout_seconds: float | None = None
 ) -> Flow[Invocation]:
-    """The final record of an invocation, as soon as it ends. Raises TimeoutError after
+    """Wait for the end of an invocation, and return its final record. Raises TimeoutError after
     `timeout_seconds`; None: no limit.
     """
     end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -133,7 +133,7 @@ def replay_invocation(
 ) -> Flow[Invocation]:
     """Replay the stored input of an invocation, on the current version or another. `mode`: sync
     waits for the end, async returns a record in status `queued`. `payload`: replaces the stored
-    one.
+    payload.
     """
     text = UNSET if payload is UNSET else payload_text(payload)
     body = Replay(version=version, mode=mode, payload=text)
@@ -158,8 +158,8 @@ def list_dead_letters(
     page_size: int | None = None,
     cursor: str | None = None,
 ) -> Listing[DeadLetterPage, DeadLetter]:
-    """Dead letters, newest first: of a function; without one, of all functions, or of those with
-    the label `cluster_id`.
+    """Dead letters, newest first: of `function`, of all functions, or of those with the label
+    `cluster_id`.
     """
     paging = {"limit": page_size, "cursor": cursor}
     return of_one_or_all(
@@ -170,8 +170,8 @@ def list_dead_letters(
 def redrive_dead_letters(
     function: str, invocation_ids: Sequence[str] | None = None
 ) -> Flow[RedriveResult]:
-    """Queue dead letters again, each under a new id; None: all of them. Other ids are ignored, so a
-    repetition queues nothing twice.
+    """Queue dead letters again, each under a new id; None: all dead letters. Ids of other
+    invocations are ignored, so a repetition queues nothing twice.
     """
     if invocation_ids is None:
         body = Redrive(all=True)
@@ -197,8 +197,8 @@ def get_queue(function: str) -> Flow[FunctionQueue]:
 def list_queues(
     *, cluster_id: str | None = None, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[QueuePage, FunctionQueue]:
-    """Like `get_queue`, for each function that has some: of all, or of those with the label
-    `cluster_id`.
+    """Like `get_queue`, for each function that has such invocations; `cluster_id`: only functions
+    with this label.
     """
     wanted = {"cluster_id": cluster_id, "limit": page_size, "cursor": cursor}
     return listing("/api/queues", QueuePage, lambda page: page.queues, wanted)

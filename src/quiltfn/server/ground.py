@@ -111,7 +111,7 @@ async def open_ground(
         except NodeRemoved as error:
             raise CannotServe(str(error)) from None
     clock_store = SqlClockStore(opened.database, is_shared=others.are_possible)
-    # before the journal starts, which treats the previous server's work by trusted time
+    # Before the journal starts, which treats the previous server's work by trusted time.
     await resume_clock(clock, clock_store)
     is_strict = settings.durability == "strict"
     journal = SpoolJournal(opened.database, settings.data_dir, clock, is_strict=is_strict)

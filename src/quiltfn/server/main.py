@@ -189,7 +189,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
-    # ends invocations that still run as interrupted, so that the server does not wait for them
+    # Ends invocations that still run as interrupted, so that the server does not wait for them.
     await platform.pools.aclose()
     platform.services.budgets.streams.end()
     server.leave()

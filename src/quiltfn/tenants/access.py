@@ -164,7 +164,7 @@ class Access:
             secret = bearer[7:].strip()
         caller = self._caller(secret) if secret else None
         if caller is None and secret:
-            # also if the prefix is known, since response times must not reveal existing prefixes
+            # Also if the prefix is known, since response times must not reveal existing prefixes.
             try:
                 await self._ask_about(prefix_of(secret))
             except StoreUnavailable:

@@ -594,7 +594,7 @@ def find_modules() -> None:
         # Before the host's packages, so that the function's own versions are used.
         sys.path.remove(PACKAGES)
         sys.path.insert(1, PACKAGES)
-    # lets interpreters that the handler starts find the same modules
+    # Lets interpreters that the handler starts find the same modules.
     places = [HOME, PACKAGES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, places)))
 

@@ -27,7 +27,7 @@ HYBRID = "hybrid"
 ALL = (POLICIES[0], HYBRID, *POLICIES[1:])
 IDLE_S = (60.0, 300.0, 600.0, 1200.0)
 IDLE_MAX_S = 86_400.0
-# The idle times, in minutes, that the fixed rule is simulated with for its frontier.
+# The idle times, in minutes, for which the fixed rule is simulated to get its frontier.
 FIXED_MINUTES: tuple[float, ...] = (
     *(half / 2 for half in range(13)),
     *range(7, 17),
@@ -37,8 +37,8 @@ FIXED_MINUTES: tuple[float, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A policy's cost, and the cold starts of the fixed rule at the same idle time; None: the fixed
-    rule was not tried near that idle time.
+    """A policy's cost, and the cold starts of the fixed rule with the same total idle time; None:
+    no simulated fixed rule comes near that total.
     """
 
     policy: str
@@ -48,7 +48,7 @@ class Found:
 
     @property
     def fewer_percent(self) -> float | None:
-        """How many percent fewer cold starts than the fixed rule has."""
+        """By how many percent the policy has fewer cold starts than the fixed rule."""
         return None if not self.fixed_cold else 100 * (1 - self.cost.cold / self.fixed_cold)
 
 
@@ -73,8 +73,8 @@ def simulate(
     idle_s: Sequence[float],
     placed: Placement,
 ) -> list[Found]:
-    """Simulates each policy at each idle time, and compares it with the fixed rule at equal cost in
-    idle time.
+    """Simulates each policy with each idle time, and compares it with a fixed rule of the same
+    total idle time.
     """
     fixed = fixed_frontier(functions, placed)
     found = []
@@ -86,7 +86,7 @@ def simulate(
 
 
 def fixed_frontier(functions: Sequence[TracedFunction], placed: Placement) -> Frontier:
-    """Returns the fewest cold starts of the fixed rule for each idle time."""
+    """Returns the fewest cold starts of the fixed rule for each total idle time."""
     return frontier(
         replay(functions, any_policy("fixed", minutes * MINUTE_S), placed)
         for minutes in FIXED_MINUTES

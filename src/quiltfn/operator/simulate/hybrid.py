@@ -7,13 +7,14 @@ from quiltfn.model.keepalive import HORIZON, MINUTE_S, Window, Windows
 
 
 class Hybrid:
-    """A histogram of idle times in bins of a minute over four hours. An instance is stopped at once
-    and started again at 0.9 of the 5th percentile (rounded down to its bin; in the first bin it is
-    kept), and ended at 1.1 of the 99th (rounded up).
+    """A histogram of idle times in bins of a minute over four hours. An instance is stopped at
+    once, started again at 0.9 of the 5th percentile (rounded down to its bin; if that is the first
+    bin, the instance is kept instead), and ended at 1.1 of the 99th percentile (rounded up).
 
     Without a representative histogram (the coefficient of variation of the bins' counts is at most
     2, or half of the idle times lie beyond the last bin) the rule is `idle_s`, as in `Fixed`. The
-    paper predicts functions with too many such idle times by ARIMA; here `idle_s` applies to them.
+    paper uses ARIMA for functions with too many idle times beyond the last bin; here `idle_s`
+    applies to them.
     """
 
     __slots__ = ("_beyond", "_counts", "_ended", "_squares", "_total", "idle_s")
@@ -56,7 +57,7 @@ class Hybrid:
         return self._squares / HORIZON - mean * mean > (2.0 * mean) ** 2
 
     def _percentile(self, share: float) -> int:
-        """Returns the bin below or in which this share of the idle times lies."""
+        """Returns the first bin for which this share of the idle times lies in it or below."""
         seen = 0
         for gap, count in enumerate(self._counts):
             seen += count

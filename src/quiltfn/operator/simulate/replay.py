@@ -1,10 +1,10 @@
 """Replays a trace of invocations per minute, and computes the cost of a keep-alive policy.
 
-The policies are the server's own classes. The replay simulates one instance per function: further
-instances start and end with the load, whatever the policy. It skips the first invocation of each
-function, which no policy can predict. Idle time lasts from the end of an invocation to the next
-invocation, to the end of the instance or to the end of the trace. Each pre-warm adds a minute, for
-the work of a start that may have been useless.
+The policies are the server's own classes. The replay simulates one instance per function, since
+further instances start and end with the load under every policy. It skips the first invocation of
+each function, which no policy can predict. Idle time lasts from the end of an invocation to the
+next invocation, to the end of the instance or to the end of the trace. Each pre-warm adds a minute
+of idle time, for the work of a possibly useless start.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from itertools import pairwise
 from quiltfn.model.keepalive import MINUTE_S, KeepAlive, Windows
 
 PREWARM_S = 60.0
-# The maximum invocations simulated per minute: with more, an instance idles only for seconds.
+# Maximum number of simulated invocations per minute; with more, an instance idles only for seconds.
 PLACED_MAX = 4
 MIB_PER_GIB = 1024.0
 
@@ -65,7 +65,7 @@ class _Function:
 def replay(
     functions: Sequence[TracedFunction], make: Callable[[], KeepAlive], placed: Placement
 ) -> Cost:
-    """Replays the invocations of all functions in order of time; `make` creates a function's
+    """Replays the invocations of all functions in order of time. `make`: creates a function's
     policy.
     """
     cost = Cost()
@@ -93,7 +93,9 @@ def replay(
 
 
 def _idled(function: _Function, until: float, memory_mib: float, cost: Cost) -> bool:
-    """Adds the cost of this idle time. Returns whether there is an instance at its end."""
+    """Adds the cost of an idle time. Returns whether an instance exists at the end of the idle
+    time.
+    """
     windows = function.policy.windows()
     idle_s, prewarms = spent(windows, function.busy_until, until)
     cost.idle_s += idle_s
@@ -138,10 +140,10 @@ def _places(calls: int, placed: Placement) -> list[float]:
 
 
 class Frontier:
-    """The fewest cold starts of a policy for an idle time: the lower convex hull of its costs at
-    several settings. A point between two settings is the cost of a mixture of both.
+    """The fewest cold starts of a policy for a total idle time: the lower convex hull of the
+    policy's costs with several settings. A point between two settings is the cost of mixing them.
 
-    The hull favours the fixed rule, which our policies are compared with: a line through all points
+    The hull favours the fixed rule, to which other policies are compared: a line through all points
     would include settings that nobody would choose.
     """
 

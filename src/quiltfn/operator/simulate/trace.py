@@ -1,4 +1,4 @@
-"""Reads and checks traces of invocations per minute, as of the Azure Functions Trace 2019."""
+"""Reads and checks traces of invocations per minute, such as the Azure Functions Trace 2019."""
 
 import csv
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ def read(path: Path) -> list[TracedFunction]:
 
 
 def _of_app(memory: dict[tuple[str, ...], float], name: tuple[str, ...], usual: float) -> float:
-    """Returns the memory of a function. Published files have it by application, others by
-    function.
+    """Returns the memory of a function. Published files have one value per application, others one
+    per function.
     """
     return memory.get(name, memory.get(name[:-1], usual))
 
