@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -27,6 +27,8 @@ from quiltfn.store import SpoolJournal, SqlStore, open_sqlite
 from quiltfn.store.database import database, nodes, postgres_connection
 from quiltfn.store.opening_postgresql import open_postgresql
 from timeouts import scaled
+
+T = TypeVar("T")
 
 # Seconds that a write waits for other writers, and for earlier writes in its thread, which other
 # tests may delay. HELD_S: for tests that hold the lock until a write gives up.
@@ -227,6 +229,12 @@ def change(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path / "quiltfn.db")) as connection, connection:
         for statement in statements:
             connection.execute(statement)
+
+
+def not_none(value: T | None) -> T:
+    """The value, which must be there."""
+    assert value is not None
+    return value
 
 
 def is_on_postgresql(path: Path) -> bool:

@@ -20,6 +20,7 @@ from contract.stores import (
     change,
     done,
     ids,
+    not_none,
     opened_journal,
     restart,
     rows,
@@ -335,8 +336,7 @@ async def test_the_oldest_answers_go_and_their_keys_stay(store: SqlStore, tmp_pa
         )
         exact(tmp_path)
     for number in range(10):
-        kept = await answers.reserve(a_keyed_request(str(number)), NOW)
-        assert kept is not None
+        kept = not_none(await answers.reserve(a_keyed_request(str(number)), NOW))
         assert kept.headers == {"x-invocation-id": str(number)}
         assert bool(kept.body) is (number > 5)
     assert rows(tmp_path, "SELECT bytes <= 30000 FROM usage WHERE tenant_id = 'default'") == [(1,)]

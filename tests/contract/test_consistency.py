@@ -24,6 +24,7 @@ from contract.stores import (
     a_stored_function,
     done,
     eventually,
+    not_none,
     on_sqlite,
     opened_journal,
     rows,
@@ -294,9 +295,7 @@ async def test_no_acknowledgement_on_a_removed_log(open_store: StoreOpener, tmp_
             await journal.aclose()
     assert await names(open_store, data) == {"kept", "found"}  # a proper end loses nothing
     async with open_store(data) as store, opened_journal(store, data) as journal:
-        found = await journal.get(function.id, record.invocation_id)
-        assert found is not None
-        assert found.status == "success"
+        assert not_none(await journal.get(function.id, record.invocation_id)).status == "success"
 
 
 # Integrity checks -------------------------------------------------------------------------------

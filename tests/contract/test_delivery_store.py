@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.pieces import NOW_MS, NOW_S, a_piece, begun
-from contract.stores import a_stored_function, an_id, done, ids, opened_journal, restart
+from contract.stores import a_stored_function, an_id, done, ids, not_none, opened_journal, restart
 from promises import promise
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.end_cause import Exited
@@ -76,8 +76,7 @@ async def test_a_listed_one_has_the_cause_of_the_end_that_it_tells_of(
     shown = (await deliveries.list(function.id, 10, None, None)).items
     assert [one.end_cause for one in shown if one.id == delivery_id] == [cause]
     assert [one.end_cause for one in shown if one.id != delivery_id] == [None]
-    again = await deliveries.retry(function.id, delivery_id, NOW_MS, NOW_MS)
-    assert again is not None
+    again = not_none(await deliveries.retry(function.id, delivery_id, NOW_MS, NOW_MS))
     assert again.end_cause == cause
 
 
@@ -112,9 +111,7 @@ async def test_a_try_that_failed_is_due_again_and_one_that_was_not_begun_does_no
     assert delivery.attempts == 1
     later = replace(delivery, due_at_ms=NOW_MS * 2 + 5000, http_status=500, error_message="no")
     await deliveries.finish(later)
-    following = await deliveries.next_due(function.id)
-    assert following is not None
-    assert following.next_due_ms == NOW_MS * 2 + 5000
+    assert not_none(await deliveries.next_due(function.id)).next_due_ms == NOW_MS * 2 + 5000
     (shown,) = (await deliveries.list(function.id, 10, None, DeliveryStatus.WAITING)).items
     assert (shown.http_status, shown.error_message) == (500, "no")
 
@@ -142,8 +139,7 @@ async def test_the_end_of_an_earlier_try_changes_nothing_and_a_try_under_way_sta
     await deliveries.finish(replace(first, http_status=500))
     (second,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
     await deliveries.finish(replace(first, status=DeliveryStatus.DELIVERED))
-    asked = await deliveries.retry(function.id, second.id, 7, 9)
-    assert asked is not None
+    asked = not_none(await deliveries.retry(function.id, second.id, 7, 9))
     assert (asked.status, asked.due_at_ms) == ("waiting", second.due_at_ms)
     await deliveries.finish(replace(second, status=DeliveryStatus.DELIVERED))
     (shown,) = (await deliveries.list(function.id, 10, None, None)).items
@@ -242,17 +238,14 @@ async def test_a_failed_one_is_tried_again_on_request(
     await deliveries.finish(failed)
     assert await deliveries.next_due(function.id) is None
     assert await deliveries.retry(an_id(), delivery.id, 7, 9) is None
-    again = await deliveries.retry(function.id, delivery.id, 7, 9)
-    assert again is not None
+    again = not_none(await deliveries.retry(function.id, delivery.id, 7, 9))
     assert (again.status, again.due_at_ms, again.expires_at_ms) == ("waiting", 7, 9)
     (delivery,) = await deliveries.claim(function.id, 10, 7)
     assert delivery.body
     await deliveries.finish(
         replace(delivery, status=DeliveryStatus.DELIVERED, body=b"", ended_at=8)
     )
-    again = await deliveries.retry(function.id, delivery.id, 7, 9)
-    assert again is not None
-    assert again.status == "delivered"
+    assert not_none(await deliveries.retry(function.id, delivery.id, 7, 9)).status == "delivered"
 
 
 async def test_nothing_is_sent_for_a_deleted_function_and_nothing_is_left(

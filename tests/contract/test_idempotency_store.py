@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from contract.stores import (
     SharedStoreOpener,
     StoreOpener,
+    not_none,
     opened_as_before,
     restart,
 )
@@ -54,9 +55,7 @@ async def test_a_released_slot_is_free_and_an_answered_slot_is_kept(store: SqlSt
     await answers.complete(REQUEST, 200, {}, b"first")
     await answers.release(REQUEST)
     await answers.complete(REQUEST, 200, {}, b"second")
-    kept = await answers.reserve(REQUEST, NOW)
-    assert kept is not None
-    assert kept.body == b"first"
+    assert not_none(await answers.reserve(REQUEST, NOW)).body == b"first"
 
 
 async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_own_server(
@@ -74,9 +73,7 @@ async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_ow
         assert await own.reserve(REQUEST, NOW, None, headers, again=True) is None
         assert await other.reserve(REQUEST, NOW) == replace(running, headers=headers)
         await own.complete(REQUEST, 200, {}, b"{}")
-        kept = await own.reserve(REQUEST, NOW, again=True)
-        assert kept is not None
-        assert kept.body == b"{}"
+        assert not_none(await own.reserve(REQUEST, NOW, again=True)).body == b"{}"
 
 
 @promise("N89")
@@ -91,8 +88,7 @@ async def test_other_servers_slots_stay(open_shared: SharedStoreOpener, tmp_path
         await first.complete(REQUEST, 503, {}, b"of the first")
         assert await first.reserve(REQUEST, NOW) == StoredResponse(body_digest="d1")
         await second.complete(REQUEST, 202, {}, b"of the second")
-        kept = await first.reserve(REQUEST, NOW)
-        assert kept is not None
+        kept = not_none(await first.reserve(REQUEST, NOW))
         assert (kept.status, kept.body) == (202, b"of the second")
 
 
@@ -140,8 +136,7 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(pa
             headers={"x-invocation-id": "one"},
             body=INTERRUPTED,
         )
-        kept = await answers.reserve(answered, NOW)
-        assert kept is not None
+        kept = not_none(await answers.reserve(answered, NOW))
         assert (kept.status, kept.body) == (200, b"fine")
         assert await answers.reserve(old, NOW) is None
 

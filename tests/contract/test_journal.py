@@ -25,6 +25,7 @@ from contract.stores import (
     eventually,
     files_at_most,
     ids,
+    not_none,
     opened_journal,
     restart,
     rows,
@@ -534,8 +535,7 @@ async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_
     async with opened_journal(store, tmp_path) as journal:
         assert await journal.get(function.id, ended.invocation_id) == done(ended)
         for call in (stored, fresh):
-            found = await journal.get(function.id, call.invocation_id)
-            assert found is not None
+            found = not_none(await journal.get(function.id, call.invocation_id))
             assert found == replace(
                 call,
                 status=Status.INTERRUPTED,

@@ -22,6 +22,7 @@ from contract.stores import (
     an_id,
     an_operation,
     done,
+    not_none,
     on_postgresql,
     rows,
 )
@@ -145,8 +146,7 @@ async def test_each_node_sees_the_others_and_what_they_report(open_shared, tmp_p
         a_node(open_shared, tmp_path, "one") as first,
         a_node(open_shared, tmp_path, "two") as second,
     ):
-        beaten = await first.members.beat(BUSY)
-        assert beaten is not None
+        beaten = not_none(await first.members.beat(BUSY))
         for node in (first, second):
             found = {member.name: member for member in await node.members.read()}
             assert found["one"] == beaten
@@ -174,8 +174,7 @@ async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_pat
     async with a_node(open_shared, tmp_path, "one") as first:
         async with a_node(open_shared, tmp_path, "one", spool="other") as second:
             assert await connected(lambda: first.members.beat(BUSY)) is None
-            again = await second.members.beat(BUSY)
-            assert again is not None
+            assert await second.members.beat(BUSY) is not None
             await connected(first.members.leave)  # it has nothing any more to release
             assert (await own_row(second)).presence is Presence.PRESENT
 
@@ -183,11 +182,8 @@ async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_pat
 async def test_what_an_operator_wants_of_a_node_outlives_its_restart(open_shared, tmp_path) -> None:
     async with a_node(open_shared, tmp_path, "one") as node:
         assert await node.members.set_state("nobody", NodeState.CORDONED) is None
-        changed = await node.members.set_state("one", NodeState.CORDONED)
-        assert changed is not None
-        heard = await node.members.beat(BUSY)
-        assert heard is not None
-        assert heard.state is NodeState.CORDONED
+        assert await node.members.set_state("one", NodeState.CORDONED) is not None
+        assert not_none(await node.members.beat(BUSY)).state is NodeState.CORDONED
     async with a_node(open_shared, tmp_path, "one") as node:
         assert (await own_row(node)).state is NodeState.CORDONED
 
@@ -196,11 +192,8 @@ async def test_a_removed_node_stays_removed_and_does_not_start(open_shared, tmp_
     async with a_node(open_shared, tmp_path, "two") as other:
         async with a_node(open_shared, tmp_path, "one") as node:
             await other.members.set_state("one", NodeState.REMOVED)
-            heard = await node.members.beat(BUSY)
-            assert heard is not None
-            assert heard.state is NodeState.REMOVED
-            kept = await other.members.set_state("one", NodeState.READY)
-            assert kept is not None
+            assert not_none(await node.members.beat(BUSY)).state is NodeState.REMOVED
+            kept = not_none(await other.members.set_state("one", NodeState.READY))
             assert kept.state is NodeState.REMOVED
         with pytest.raises(NodeRemoved, match="one was removed"):
             async with a_node(open_shared, tmp_path, "one"):
@@ -263,28 +256,25 @@ async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_pat
         async with a_node(open_shared, tmp_path, "one") as first:
             calls = await left_of(first, function)
             seen = await killed(first)
-            takeover = await second.members.take_over(seen)
-            assert takeover is not None
+            takeover = not_none(await second.members.take_over(seen))
             assert (takeover.calls, takeover.work, takeover.answers) == (1, 2, 1)
             assert await connected(lambda: first.members.beat(BUSY)) is None
             gone = await own_row(first)
             assert (gone.presence, gone.epoch) == (Presence.GONE, takeover.epoch)
-        ended = await second.journal.get(function.id, calls["running"])
-        assert ended is not None
+        ended = not_none(await second.journal.get(function.id, calls["running"]))
         assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
         (queue,) = await second.work.load()
         assert queue.waiting == 2
         for call in (calls["begun"], calls["unknown"]):
             (attempt,) = await second.work.attempts(call)
             assert attempt.status is Status.INTERRUPTED
-            waits = await second.journal.get(function.id, call)
-            assert waits is not None
+            waits = not_none(await second.journal.get(function.id, call))
             assert (waits.status, waits.attempt) == (Status.QUEUED, 2)
-        again = await SqlIdempotencyStore(second.store.database).reserve(REQUEST, NOW_S)
-        assert again is not None
+        again = not_none(await SqlIdempotencyStore(second.store.database).reserve(REQUEST, NOW_S))
         assert (again.status, again.body) == (503, LOST)
-        operation = await SqlOperations(second.store.database).get("t", calls["operation"])
-        assert operation is not None
+        operation = not_none(
+            await SqlOperations(second.store.database).get("t", calls["operation"])
+        )
         assert (operation.status, operation.retryable) == ("failed", True)
         # Work on other nodes continues.
         assert await second.journal.get(function.id, ours.invocation_id) == ours
@@ -319,8 +309,7 @@ async def test_work_that_may_be_tried_once_is_given_up(open_shared, tmp_path) ->
         call = await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
         await claimed(first.work, function)
         await second.members.take_over(await killed(first))
-        ended = await second.journal.get(function.id, call)
-        assert ended is not None
+        ended = not_none(await second.journal.get(function.id, call))
         assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
         (dead,) = (await second.work.dead_letters(function.id, 10, None)).items
         assert dead.invocation_id == call
@@ -372,8 +361,7 @@ async def test_a_node_that_comes_back_ends_its_own_rows_alone(open_shared, tmp_p
         calls = await left_of(first, function)
         await killed(first)
         async with a_node(open_shared, tmp_path, "one") as again:
-            ended = await again.journal.get(function.id, calls["running"])
-            assert ended is not None
+            ended = not_none(await again.journal.get(function.id, calls["running"]))
             assert ended.status is Status.INTERRUPTED
             assert await second.journal.get(function.id, theirs.invocation_id) == theirs
 
@@ -395,9 +383,7 @@ async def test_deliveries_of_a_lost_node_are_sent_by_others(open_shared, tmp_pat
         assert len(await sender.claim(function.id, 5, LATER_MS)) == 1
         others = SqlDeliveries(second.store.database, second.work)
         assert list(await others.claim(function.id, 5, LATER_MS)) == []
-        taken = await second.members.take_over(await killed(first))
-        assert taken is not None
-        assert taken.deliveries == 1
+        assert not_none(await second.members.take_over(await killed(first))).deliveries == 1
         assert [one.id for one in await others.claim(function.id, 5, LATER_MS)] == ["d"]
 
 
@@ -406,8 +392,7 @@ async def test_deliveries_of_a_lost_node_are_sent_by_others(open_shared, tmp_pat
 
 async def counted(node: Node, function: Function) -> tuple[int, int, dict[str, int]]:
     """Calls and errors of the function, and its calls by status."""
-    found = await node.store.find(function.id)
-    assert found is not None
+    found = not_none(await node.store.find(function.id))
     stats = SqlStats(node.store.database, ManualClock(NOW_S), StorageLimit())
     by_status: dict[str, int] = {}
     for _, sums in await stats.of_function("default", function.id, (0, 2**40), 10):
@@ -477,8 +462,7 @@ async def test_a_late_end_does_not_end_work_that_is_tried_again(open_shared, tmp
     async with with_late_end(open_shared, tmp_path, TWICE) as (_, two, function, running):
         call = running.invocation_id
         async with a_node(open_shared, tmp_path, "one"):
-            waits = await two.journal.get(function.id, call)
-            assert waits is not None
+            waits = not_none(await two.journal.get(function.id, call))
             assert (waits.status, waits.attempt) == (Status.QUEUED, 2)
             (again,) = await claimed(two.work, function, now_ms=NOW_MS + 60_000)
             assert (again.invocation_id, again.attempt) == (call, 2)
@@ -492,9 +476,7 @@ async def test_a_late_end_does_not_change_a_call_that_was_redriven(open_shared, 
         again = a_piece(function)
         assert await two.work.redrive(function.id, [(call, again)]) == [again.record.invocation_id]
         async with a_node(open_shared, tmp_path, "one"):
-            kept = await two.journal.get(function.id, call)
-            assert kept is not None
-            assert kept.status is Status.INTERRUPTED
+            assert not_none(await two.journal.get(function.id, call)).status is Status.INTERRUPTED
 
 
 @promise("N32")

@@ -31,6 +31,7 @@ from contract.stores import (
     a_version,
     an_operation,
     done,
+    not_none,
     on_postgresql,
     opened_journal,
     rows,
@@ -295,14 +296,11 @@ async def test_text_with_nul_is_stored_whole(store: SqlStore) -> None:
     function = a_function(description=WHOLE, error_message=WHOLE, cluster_id=WHOLE)
     version = a_version(function, handler="echo " + WHOLE.replace("\0", ""))
     await store.create(function, version)
-    found = await store.find(function.id)
-    assert found is not None
+    found = not_none(await store.find(function.id))
     assert (found.function, found.version) == (function, version)
     for text in (WHOLE, "", "\0", "\x1a0", "\x1a1", "plain"):
         saved = await store.save(replace(found.function, description=text))
-        found = await store.find(function.id)
-        assert found is not None
-        assert found.function == saved
+        assert not_none(await store.find(function.id)).function == saved
 
 
 async def test_a_record_with_nul_stops_no_others(store: SqlStore, tmp_path: Path) -> None:
@@ -331,8 +329,7 @@ async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
     )
     assert await answers.reserve(request, 1) is None
     await answers.complete(request, 200, {"a": "\0"}, b"\0")
-    found = await answers.reserve(request, 2)
-    assert found is not None
+    found = not_none(await answers.reserve(request, 2))
     assert (found.status, found.headers, found.body) == (200, {"a": "\0"}, b"\0")
 
 
@@ -406,9 +403,7 @@ async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: P
                     with contextlib.suppress(StoreUnavailable):
                         await journal.synced()
             await journal.synced()
-        found = await store.find(function.id)
-        assert found is not None
-        assert found.counters.invocation_count == taken
+        assert not_none(await store.find(function.id)).counters.invocation_count == taken
     assert rows_of(url, "SELECT count(*) FROM invocation WHERE status = 'success'") == [(taken,)]
     assert rows_of(url, "SELECT number FROM usage WHERE kind = 'record'") == [(taken,)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract.sandboxes import Kind
-from contract.stores import a_function, a_version, eventually
+from contract.stores import a_function, a_version, eventually, not_none
 from promises import promise
 from quiltfn.base.clock import SystemClock
 from quiltfn.calls.invoke import Invoker, Request, RunningCall
@@ -90,8 +90,7 @@ async def test_a_cancelled_call_in_line_is_never_started(server: Server) -> None
     entry = await server.function("sleep 20")
     call, waits = server.call(entry), server.call(entry)
     first, second = await server.until_running(1)
-    record = await server.invoker.cancel(entry.function.id, second)
-    assert record is not None
+    record = not_none(await server.invoker.cancel(entry.function.id, second))
     assert (record.status, record.started_at) == (Status.CANCELLED, None)
     assert await waits == record == await server.journal.get(entry.function.id, second)
     await server.invoker.cancel(entry.function.id, first)
@@ -152,8 +151,7 @@ async def test_a_call_that_nobody_follows_is_found_by_its_id(server: Server) -> 
     entry = await server.function("sleep 20")
     call = server.call(entry)
     (call_id,) = await server.until_running(1)
-    running = server.invoker.running_call(entry.function.id, call_id)
-    assert running is not None
+    running = not_none(server.invoker.running_call(entry.function.id, call_id))
     assert running.record.invocation_id == call_id
     assert server.invoker.running_call("another", call_id) is None
     assert [it.record for it in server.invoker.running_calls(entry.function.id)] == [running.record]
@@ -168,8 +166,7 @@ async def test_the_output_of_a_record_is_read_by_parts(server: Server, kind: Kin
     record = await server.call(entry)
     ids = (entry.function.id, record.invocation_id)
     for _ in range(2):  # from memory, and from the database
-        outline = await server.journal.outline(*ids)
-        assert outline is not None
+        outline = not_none(await server.journal.outline(*ids))
         assert outline.sizes == {"stdout": len(record.stdout), "stderr": 0}
         assert (outline.record.status, outline.record.stdout) == (Status.SUCCESS, b"")
         part = await server.journal.read_output(*ids, "stdout", 6_000_000, 65_536)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 import sqlite_template
-from contract.stores import StoreOpener, a_function, a_version, an_id
+from contract.stores import StoreOpener, a_function, a_version, an_id, not_none
 from promises import promise
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
@@ -117,9 +117,7 @@ async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
     function = a_function()
     await store.create(function, a_version(function, runtime="etl", runtime_snapshot=snapshot))
     await runtimes.save("acme", a_runtime(image=None))
-    version = await store.version(function.id, 1)
-    assert version is not None
-    assert version.spec.runtime_snapshot == snapshot
+    assert not_none(await store.version(function.id, 1)).spec.runtime_snapshot == snapshot
 
 
 async def test_names_differ_between_tenants(open_store: StoreOpener, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from contract.stores import SharedStoreOpener, StoreOpener, a_stored_function, an_id
+from contract.stores import SharedStoreOpener, StoreOpener, a_stored_function, an_id, not_none
 from promises import promise
 from quiltfn.model.errors import CapacityFull, Conflict, NotFound, Outdated, RateLimited
 from quiltfn.model.function import Function
@@ -64,8 +64,7 @@ def work_for(function: Function, due_ms: int = NOW, max_queued: int = 100) -> Ac
 
 
 def firing(schedule: Schedule, function: Function, now_ms: int, **work: int) -> Firing:
-    decision = decide(schedule, now_ms)
-    assert decision is not None
+    decision = not_none(decide(schedule, now_ms))
     made = work_for(function, now_ms, **work) if decision.run_tick_ms is not None else None
     return Firing(schedule=schedule, decision=decision, work=made, refusal=None, now=now_ms // 1000)
 
@@ -73,8 +72,7 @@ def firing(schedule: Schedule, function: Function, now_ms: int, **work: int) -> 
 async def fire(store: SqlStore, function: Function, now_ms: int, **work: int) -> RunOutcome | None:
     """Fires the schedule `nightly` at that time; returns the outcome."""
     schedules = schedules_of(store)
-    stored = await schedules.get(function.tenant_id, "nightly")
-    assert stored is not None
+    stored = not_none(await schedules.get(function.tenant_id, "nightly"))
     (outcome,) = await schedules.fire([firing(stored.schedule, function, now_ms, **work)])
     return outcome
 
@@ -99,8 +97,7 @@ async def test_a_schedule_comes_back_as_stored(open_store: StoreOpener, tmp_path
         )
     async with open_store(tmp_path) as store:
         schedules = schedules_of(store)
-        found = await schedules.get("default", "nightly")
-        assert found is not None
+        found = not_none(await schedules.get("default", "nightly"))
         assert (found.schedule, found.last_run) == (schedule, None)
         assert await schedules.get("else", "nightly") is None
         listed = await schedules.of_tenant("default", "", 10)
@@ -132,8 +129,7 @@ async def test_a_tick_is_accepted_and_the_next_follows(store: SqlStore, function
     assert await schedules_of(store).due(NOW + MINUTE - 1, 10) == []
     assert await schedules_of(store).due(NOW + MINUTE, 10) == [schedule]
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
-    stored = await schedules_of(store).get("default", "nightly")
-    assert stored is not None
+    stored = not_none(await schedules_of(store).get("default", "nightly"))
     assert (stored.schedule.next_tick_ms, stored.schedule.fired_count) == (NOW + 2 * MINUTE, 1)
     assert stored.last_run is not None
     (accepted,) = await ids_of_work(store, function)
@@ -167,8 +163,7 @@ async def test_a_change_and_a_tick_both_persist(store: SqlStore, function: Funct
     assert await fire(store, function, NOW + 5001) is RunOutcome.ACCEPTED
     with pytest.raises(Outdated):
         await schedules.save(saved.changed({"payload": "x"}, NOW), saved)
-    stored = await schedules.get("default", "nightly")
-    assert stored is not None
+    stored = not_none(await schedules.get("default", "nightly"))
     assert (stored.schedule.every_seconds, stored.schedule.fired_count) == (5, 1)
     await schedules.remove("default", "nightly")
     with pytest.raises(NotFound):
@@ -181,8 +176,7 @@ async def test_missed_ticks_are_one_counted_row(store: SqlStore, function: Funct
     newest, missed = await runs(store, schedule)
     assert (newest.outcome, newest.tick_ms) == (RunOutcome.ACCEPTED, NOW + 10 * MINUTE)
     assert (missed.outcome, missed.missed) == (RunOutcome.MISSED, 9)
-    stored = await schedules_of(store).get("default", "nightly")
-    assert stored is not None
+    stored = not_none(await schedules_of(store).get("default", "nightly"))
     assert (stored.schedule.missed_count, stored.schedule.fired_count) == (9, 1)
 
 
@@ -202,8 +196,7 @@ async def test_a_tick_is_skipped_during_a_run(store: SqlStore, function: Functio
     assert await fire(store, function, NOW + 2 * MINUTE) is RunOutcome.SKIPPED
     await end(store, function, (await runs(store, schedule))[-1])
     assert await fire(store, function, NOW + 3 * MINUTE) is RunOutcome.ACCEPTED
-    stored = await schedules_of(store).get("default", "nightly")
-    assert stored is not None
+    stored = not_none(await schedules_of(store).get("default", "nightly"))
     assert (stored.schedule.fired_count, stored.schedule.skipped_count) == (2, 1)
 
 
@@ -228,8 +221,7 @@ async def test_a_tick_waits_and_is_accepted_once(store: SqlStore, function: Func
     assert (oldest.tick_ms, oldest.outcome) == (NOW + 2 * MINUTE, RunOutcome.ACCEPTED)
     await schedules.drop_waiting(schedule, "no more")
     assert await schedules.waiting(10) == ([], False)
-    stored = await schedules.get("default", "nightly")
-    assert stored is not None
+    stored = not_none(await schedules.get("default", "nightly"))
     counts = (
         stored.schedule.fired_count,
         stored.schedule.skipped_count,
@@ -307,5 +299,6 @@ async def test_deleted_schedules_leave_nothing(store: SqlStore, function: Functi
 async def end(store: SqlStore, function: Function, run: ScheduleRun) -> None:
     """Ends its invocation."""
     assert run.invocation_id is not None
-    cancelled = await SqlWork(store.database).cancel(function.id, run.invocation_id, NOW // 1000)
-    assert cancelled is not None
+    assert not_none(
+        await SqlWork(store.database).cancel(function.id, run.invocation_id, NOW // 1000)
+    )

@@ -25,6 +25,7 @@ from contract.stores import (
     done,
     eventually,
     is_on_postgresql,
+    not_none,
     opened_journal,
     rows,
 )
@@ -164,8 +165,7 @@ async def test_a_change_over_another_server_s_is_refused(servers: tuple[Server, 
     version = a_version(function, 2)
     with pytest.raises(Outdated, match="another server"):
         await second.store.save(replace(function, description="two", current_version=2), version)
-    stored = await second.store.find(function.id)
-    assert stored is not None
+    stored = not_none(await second.store.find(function.id))
     assert stored.function == saved  # and the version was not stored
     assert await second.store.newest_number(function.id) == 1
     again = replace(stored.function, description="two", current_version=2)
@@ -189,9 +189,7 @@ async def test_of_changes_at_once_exactly_one_is_made(servers: tuple[Server, Ser
         assert len(made) == 1
         assert sum(isinstance(one, Outdated) for one in got) == 7
         function = made[0]
-        stored = await servers[1].store.find(function.id)
-        assert stored is not None
-        assert stored.function == function
+        assert not_none(await servers[1].store.find(function.id)).function == function
 
 
 # Following each other ------------------------------------------------------------------------
@@ -587,25 +585,21 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
             assert list(await operations.interrupted()) == []
         async with started(open_shared, tmp_path, "three") as three:
             assert await three.journal.get(function.id, theirs.invocation_id) == theirs
-            kept = await SqlIdempotencyStore(three.store.database).reserve(REQUEST, NOW)
-            assert kept is not None
+            kept = not_none(await SqlIdempotencyStore(three.store.database).reserve(REQUEST, NOW))
             assert kept.status is None
             assert list(await SqlOperations(three.store.database).interrupted()) == []
         async with started(open_shared, tmp_path, "two") as other:
-            found = await other.journal.get(function.id, theirs.invocation_id)
-            assert found is not None
+            found = not_none(await other.journal.get(function.id, theirs.invocation_id))
             assert found.status is Status.INTERRUPTED
             assert await other.journal.get(function.id, queued.invocation_id) == queued
             assert await other.journal.get(function.id, ours.invocation_id) == ours
-            kept = await SqlIdempotencyStore(other.store.database).reserve(REQUEST, NOW)
-            assert kept is not None
+            kept = not_none(await SqlIdempotencyStore(other.store.database).reserve(REQUEST, NOW))
             assert (kept.status, kept.body) == (503, LOST)
             interrupted = await SqlOperations(other.store.database).interrupted()
             assert list(interrupted) == [an_operation(NOW)]
         server.journal.closed(done(ours))
         await server.journal.synced()
-        stored = await server.store.find(function.id)
-        assert stored is not None
+        stored = not_none(await server.store.find(function.id))
         assert (stored.counters.invocation_count, stored.counters.error_count) == (2, 1)
 
 
@@ -710,8 +704,7 @@ async def test_a_renamed_server_ends_what_it_left_under_its_old_name(tmp_path: P
             journal.opened(call)
     async with open_sqlite(tmp_path, node_id="new") as store:
         async with opened_journal(store, tmp_path) as journal:
-            found = await journal.get(function.id, call.invocation_id)
-            assert found is not None
+            found = not_none(await journal.get(function.id, call.invocation_id))
             assert found.status is Status.INTERRUPTED
     assert rows(tmp_path, "SELECT name, epoch FROM node ORDER BY epoch") == [("old", 1), ("new", 2)]
 
@@ -749,13 +742,11 @@ async def test_one_crash_stops_no_other(open_shared: SharedStoreOpener, tmp_path
         server.journal.closed(done(ours))
         await server.journal.synced()
         function = await server.store.save(replace(function, description="goes on"))
-        left = await server.journal.get(function.id, in_store)
-        assert left is not None
+        left = not_none(await server.journal.get(function.id, in_store))
         assert left.status is Status.RUNNING  # as far as this server can know
         async with started(open_shared, tmp_path, "two") as other:
             for invocation_id in (in_store, in_spool):
-                found = await server.journal.get(function.id, invocation_id)
-                assert found is not None
+                found = not_none(await server.journal.get(function.id, invocation_id))
                 assert found.status is Status.INTERRUPTED
             assert names(other) == {function.name: (2, 1)}
             assert await other.journal.get(function.id, ours.invocation_id) == done(ours)

@@ -18,7 +18,15 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
 import postgresql
-from contract.stores import STORES, StoreOpener, a_stored_function, on_postgresql, rows, url_of
+from contract.stores import (
+    STORES,
+    StoreOpener,
+    a_stored_function,
+    not_none,
+    on_postgresql,
+    rows,
+    url_of,
+)
 from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
@@ -46,8 +54,7 @@ class Fleet(NamedTuple):
 
     async def hold(self, node: NodeEpoch, want: int) -> int:
         """Requests slots; returns how many the node has then."""
-        found = (await self.slots.hold(node, {self.function.id: want}))[self.function.id]
-        assert found is not None
+        found = not_none((await self.slots.hold(node, {self.function.id: want}))[self.function.id])
         return found.held_by(node.name)
 
     async def now(self) -> FunctionSlots:
@@ -55,8 +62,7 @@ class Fleet(NamedTuple):
         return found
 
     async def scale(self, most: int) -> None:
-        stored = await self.store.find(self.function.id)
-        assert stored is not None
+        stored = not_none(await self.store.find(self.function.id))
         await self.store.save(replace(stored.function, max_instances=most))
 
     async def take_over(self, name: str) -> None:
@@ -318,8 +324,7 @@ Ask = Callable[[SqlSlots, NodeEpoch, str, int], int]
 
 
 def by_slots(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> int:
-    found = asyncio.run(slots.hold(node, {function_id: want}))[function_id]
-    assert found is not None
+    found = not_none(asyncio.run(slots.hold(node, {function_id: want}))[function_id])
     return found.held_by(node.name)
 
 
@@ -327,8 +332,7 @@ def by_reading(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) ->
     """Grants slots by data that was read a moment ago."""
 
     def work(connection: Connection) -> int:
-        driver = connection.connection.driver_connection
-        assert driver is not None
+        driver = not_none(connection.connection.driver_connection)
         query = "SELECT held FROM slot WHERE function_id = %s"
         found = driver.execute(query, (function_id,)).fetchone()[0]
         others = sum(one["count"] for name, one in found.items() if name != node.name)

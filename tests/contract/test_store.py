@@ -24,6 +24,7 @@ from contract.stores import (
     a_version,
     change,
     done,
+    not_none,
     opened_journal,
     rows,
 )
@@ -162,9 +163,7 @@ async def test_versions_come_newest_first_and_one_by_its_number(store: SqlStore)
     for number in (2, 3):
         function = await store.save(function, a_version(function, number))
     assert [version.number for version in (await store.versions(function.id)).items] == [3, 2, 1]
-    second = await store.version(function.id, 2)
-    assert second is not None
-    assert second.number == 2
+    assert not_none(await store.version(function.id, 2)).number == 2
     assert await store.version(function.id, 4) is None
     assert await store.newest_number(function.id) == 3
     assert await store.newest_number("other") == 0

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from sqlalchemy import create_engine, pool
 
 from contract.pieces import an_accepted, claimed
-from contract.stores import a_call, a_function, done, on_sqlite, opened_journal, rows
+from contract.stores import a_call, a_function, done, not_none, on_sqlite, opened_journal, rows
 from manual_clock import ManualClock
 from promises import promise
 from quiltfn.model.image import NOT_MEASURED, TenantImage
@@ -82,8 +82,7 @@ async def test_functions_and_records_stay(tmp_path: Path, revision: str) -> None
         assert stored.function == FUNCTION
         assert stored.version.spec.runtime_snapshot == SHELL
         assert await journal.get(FUNCTION.id, ENDED.invocation_id) == ENDED
-        ran = await journal.get(FUNCTION.id, RAN.invocation_id)
-        assert ran is not None
+        ran = not_none(await journal.get(FUNCTION.id, RAN.invocation_id))
         assert (ran.status, ran.source, ran.attempt) == (Status.INTERRUPTED, Source.SYNC, 1)
         assert await SqlKeys(store.database).load() == []
         assert await SqlAudit(store.database).prune(1_760_000_000) == 0

@@ -15,6 +15,7 @@ from contract.stores import (
     a_call,
     a_stored_function,
     done,
+    not_none,
     opened_journal,
     restart,
     rows,
@@ -288,7 +289,5 @@ async def test_a_start_on_a_full_disk_puts_off_what_becomes_of_claimed_work(
         assert rows(tmp_path, "SELECT epoch > 0 FROM work") == [(1,)]
     assert await recovered
     assert rows(tmp_path, "SELECT 1 FROM work") == []
-    found = await journal.get(function.id, call)
-    assert found is not None
-    assert found.status is Status.INTERRUPTED
+    assert not_none(await journal.get(function.id, call)).status is Status.INTERRUPTED
     await journal.aclose()

@@ -23,6 +23,7 @@ from contract.stores import (
     a_stored_function,
     an_id,
     done,
+    not_none,
     opened_as_before,
     opened_journal,
 )
@@ -91,8 +92,7 @@ class Child:
         ]
         again = []
         for call_id in dead:
-            given = await self.queue.input(call_id)
-            assert given is not None
+            given = not_none(await self.queue.input(call_id))
             assert given.payload is not None
             again.append((call_id, a_piece(function, given.payload.decode(), Source.REDRIVE)))
         tell("redriving", ",".join(dead))

@@ -16,6 +16,7 @@ from contract.stores import (
     a_stored_function,
     change,
     done,
+    not_none,
     opened_journal,
     rows,
 )
@@ -103,8 +104,7 @@ async def state(path: Path, open_store: StoreOpener, was: Crashed) -> tuple[obje
     """After the next start: the record's status, waiting work, and the ends of attempts so far."""
     async with open_store(path) as store, opened_journal(store, path) as journal:
         queue = SqlWork(store.database)
-        record = await journal.get(was.function.id, was.call)
-        assert record is not None
+        record = not_none(await journal.get(was.function.id, was.call))
         attempts = [one.status.value for one in await queue.attempts(was.call)]
         waiting = [one.waiting for one in await queue.load()]
         (counted,) = await store.load()
@@ -256,9 +256,7 @@ async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
 
 
 async def status_of(journal: SpoolJournal, call: Invocation) -> Status:
-    found = await journal.get(call.function_id, call.invocation_id)
-    assert found is not None
-    return found.status
+    return not_none(await journal.get(call.function_id, call.invocation_id)).status
 
 
 async def statuses(journal: SpoolJournal, function: Function) -> set[Status]:

@@ -21,6 +21,7 @@ from contract.stores import (
     a_stored_function,
     change,
     done,
+    not_none,
     opened_journal,
     rows,
 )
@@ -93,8 +94,7 @@ async def test_a_record_is_stored_as_its_end_says_also_where_its_function_was_re
     ended = replace(done(begun(record)), function_name="renamed", outcome=WorkOutcome())
     journal.closed(ended)
     for _ in range(2):  # from memory, and from the database
-        found = await journal.get(function.id, record.invocation_id)
-        assert found is not None
+        found = not_none(await journal.get(function.id, record.invocation_id))
         assert found.function_name == "renamed"
         await journal.synced()
 
@@ -157,9 +157,7 @@ async def test_accepting_the_same_id_again_changes_nothing(
     await attempted(journal, record)
     await queue.accept(piece)
     assert await claimed(queue, function, 5) == []
-    shown = await journal.get(function.id, record.invocation_id)
-    assert shown is not None
-    assert shown.status is Status.SUCCESS
+    assert not_none(await journal.get(function.id, record.invocation_id)).status is Status.SUCCESS
 
 
 async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
@@ -285,8 +283,7 @@ async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
     journal.opened(begun(first))
     again = WorkOutcome(retry_at_ms=NOW_MS + 5000)
     journal.closed(replace(done(begun(first), code=7), outcome=again))
-    shown = await journal.get(function.id, call)
-    assert shown is not None
+    shown = not_none(await journal.get(function.id, call))
     assert (shown.status, shown.attempt, shown.due_at) == (Status.QUEUED, 2, NOW_S + 5)
     (listed,) = (await journal.query(InvocationQuery(function_id=function.id, limit=5))).items
     assert listed.status is Status.QUEUED
@@ -386,8 +383,7 @@ async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
     claim = await queue.claim(function.id, 2, NOW_MS + 2, is_begun=False)
     assert [one.record.invocation_id for one in claim.work] == [young]
     assert sorted(one.invocation_id for one in claim.ended) == old
-    shown = await journal.get(function.id, old[0])
-    assert shown is not None
+    shown = not_none(await journal.get(function.id, old[0]))
     assert (shown.status, shown.ended_at) == (Status.ERROR, NOW_S)
     assert "max_age_seconds" in (shown.error_message or "")
     assert await queue.attempts(old[0]) == []
@@ -422,12 +418,9 @@ async def test_work_that_waits_can_be_cancelled_and_no_other(
     assert await queue.cancel(function.id, running, NOW_S) is None
     own = store.database.boot.node_id
     assert [await queue.claimed_by(one) for one in (call, running, "none")] == [None, own, None]
-    cancelled = await queue.cancel(function.id, call, NOW_S + 3)
-    assert cancelled is not None
+    cancelled = not_none(await queue.cancel(function.id, call, NOW_S + 3))
     assert (cancelled.status, cancelled.ended_at) == (Status.CANCELLED, NOW_S + 3)
-    shown = await journal.get(function.id, call)
-    assert shown is not None
-    assert shown.status is Status.CANCELLED
+    assert not_none(await journal.get(function.id, call)).status is Status.CANCELLED
     assert await queue.cancel(function.id, call, NOW_S) is None
     assert await claimed(queue, function) == []
     assert (await queue.dead_letters(function.id, 5, None)).items == []

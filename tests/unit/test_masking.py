@@ -82,11 +82,6 @@ def test_a_destination_is_exported_with_the_variables_of_the_file(
     assert table["async_policy"]["on_success"] == written
 
 
-def test_a_response_without_secrets_is_left_alone() -> None:
-    plain = {"environment": {"MODE": "fast"}, "runs": [{"environment": None}], "secret": None}
-    assert masked(plain) is plain
-
-
 # --- commands -----------------------------------------------------------------------------------
 
 VARIABLES = {"API_TOKEN": "t0p-secret", "DB": "postgres://app:t0p-secret@db", "MODE": "fast"}

@@ -12,7 +12,6 @@ from quiltfn.model.output import (
     STREAMS,
     Cursor,
     OutputLog,
-    backwards,
     from_text,
     text_or_bytes,
     to_text,
@@ -113,20 +112,6 @@ def test_watchers_hear_of_each_piece_and_of_the_end_until_they_leave() -> None:
     log.unwatch(watcher)
     log.close()
     assert heard == [False, True]
-
-
-@pytest.mark.parametrize("most", [1, 2, 100])
-def test_backwards_is_forwards_from_the_end(most: int) -> None:
-    order = [("stdout", 3), ("stderr", 2), ("stdout", 4)]
-    sizes = {"stdout": 9, "stderr": 2}
-    pieces = list(backwards(order, sizes, most))
-    covered = [(stream, at) for stream, start, size in pieces for at in range(start, start + size)]
-    assert sorted(covered) == sorted(
-        [("stdout", at) for at in range(9)] + [("stderr", at) for at in range(2)]
-    )
-    assert all(size <= most for _, _, size in pieces)
-    streams = [stream for stream, _ in itertools.groupby(pieces, lambda piece: piece[0])]
-    assert streams == ["stdout", "stderr", "stdout"]
 
 
 @pytest.mark.parametrize(

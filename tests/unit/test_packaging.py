@@ -19,7 +19,6 @@ from quiltfn.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "packaging" / "quiltfn.service"
 SAMPLE = ROOT / "packaging" / "quiltfn.toml"
-HOW_TO = ROOT / "docs" / "how-to" / "install.md"
 
 # According to the manual pages systemd.unit, .service, .exec, .kill and .resource-control.
 KNOWN = {
@@ -94,15 +93,6 @@ def check_with_systemd(unit: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if unit.name in line] == []
-
-
-def test_systemd_itself_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
-    program = tmp_path / "quiltfn"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    copy = tmp_path / "quiltfn.service"
-    copy.write_text(UNIT.read_text().replace("/usr/local/bin/quiltfn", str(program)))
-    check_with_systemd(copy)
 
 
 @promise("M8")
@@ -206,10 +196,3 @@ def test_the_sample_uncommented_is_the_defaults(tmp_path: Path) -> None:
     wanted = Settings(node_id="n", data_dir=Path("/var/lib/quiltfn/data"))
     assert found == wanted
     assert len(settings.read_file(whole)) == len(vars(wanted))
-
-
-def test_the_how_to_names_the_files_and_paths_of_the_unit() -> None:
-    text = HOW_TO.read_text()
-    for name in ("/etc/quiltfn/quiltfn.toml", "quiltfn service install"):
-        assert name in text
-    assert "--data-dir /var/lib/quiltfn/data" in text

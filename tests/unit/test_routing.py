@@ -25,17 +25,6 @@ def table(**pools: PoolLoad) -> RoutingTable:
     return made
 
 
-def test_without_a_report_there_is_no_node() -> None:
-    made = table()
-    assert made.idle_node(F, V) is None
-    assert made.busy_node(F, V) is None
-
-
-def test_an_instance_that_is_ready_is_found() -> None:
-    made = table(a=pool(busy=4), b=pool(idle=1, busy=3))
-    assert {made.idle_node(F, V) for _ in range(20)} == {"b"}
-
-
 def test_another_version_or_function_is_not_taken_for_it() -> None:
     made = table(a=pool(idle=1))
     assert made.idle_node(F, 2) is None
@@ -59,22 +48,6 @@ def test_an_instance_is_given_once_until_the_next_report() -> None:
     assert made.idle_node(F, V) == "a"
 
 
-def test_what_a_node_says_with_an_answer_is_newer_than_its_report() -> None:
-    made = table(a=pool(idle=1))
-    made.sent("a", F)
-    made.update("a", pool(idle=1))
-    assert made.idle_node(F, V) == "a"
-    made.update("a", pool(busy=4))
-    assert made.idle_node(F, V) is None
-
-
-def test_an_answer_brings_no_node_back_that_is_gone() -> None:
-    made = table(a=pool(idle=1))
-    made.retain([])
-    made.update("a", pool(idle=1))
-    assert made.idle_node(F, V) is None
-
-
 def test_calls_that_wait_spread_over_the_nodes_between_reports() -> None:
     made, sent = table(a=pool(busy=4), b=pool(busy=4), c=pool(busy=4)), Counter[str]()
     for _ in range(300):
@@ -85,28 +58,12 @@ def test_calls_that_wait_spread_over_the_nodes_between_reports() -> None:
     assert min(sent.values()) > 80
 
 
-def test_a_node_that_refused_is_asked_again_after_its_next_report() -> None:
-    made = table(a=pool(idle=1))
-    made.refused("a", F)
-    assert made.idle_node(F, V) is None
-    assert made.busy_node(F, V) is None
-    made.reported("a", [pool(idle=1)])
-    assert made.idle_node(F, V) == "a"
-
-
 def test_nodes_that_are_gone_are_forgotten() -> None:
     made = table(a=pool(idle=1), b=pool(idle=1))
     made.retain(["b"])
     assert {made.idle_node(F, V) for _ in range(20)} == {"b"}
     made.retain([])
     assert made.idle_node(F, V) is None
-
-
-def test_a_function_that_a_report_leaves_out_is_forgotten() -> None:
-    made = table(a=pool(idle=1))
-    made.reported("a", [pool(idle=1, of="g")])
-    assert made.idle_node(F, V) is None
-    assert made.idle_node("g", V) == "a"
 
 
 def test_a_call_that_goes_to_an_unknown_node_changes_nothing() -> None:

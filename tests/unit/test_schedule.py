@@ -70,13 +70,6 @@ def test_within_the_hour_that_comes_twice_no_tick_lies_before_the_time_asked_of(
     assert datetime.fromtimestamp(tick / 1000, paris).date().day == 26
 
 
-def test_the_leap_day() -> None:
-    assert local("0 0 29 2 *", "UTC", "2026-01-01T00:00", 2) == [
-        "2028-02-29T00:00+00:00",
-        "2032-02-29T00:00+00:00",
-    ]
-
-
 def test_an_interval_is_counted_from_when_the_schedule_was_made() -> None:
     schedule = a_schedule(NOON + 123, every_seconds=90)
     assert schedule.next_runs(3) == [NOON + 123 + 90_000 * each for each in (1, 2, 3)]

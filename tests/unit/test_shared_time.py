@@ -19,12 +19,6 @@ def test_calls_that_run_together_divide_the_time() -> None:
     assert time.leave(101.0, third) == 1.0
 
 
-def test_32_calls_at_a_time_cost_what_one_does() -> None:
-    time = SharedTime()
-    begun = [time.enter(0.0) for _ in range(32)]
-    assert sum(time.leave(2.0, one) for one in begun) == 2.0
-
-
 @given(some.lists(some.tuples(some.booleans(), some.integers(0, 100)), max_size=60))
 def test_the_parts_add_up_to_the_time_in_use(steps: list[tuple[bool, int]]) -> None:
     time, now, used, parts = SharedTime(), 0.0, 0.0, 0.0

@@ -102,13 +102,6 @@ def test_a_call_without_a_timeline_has_its_duration_and_one_without_either_no_la
     assert stats.percentiles_ms(0.5) == [pytest.approx(40, rel=ERROR_MAX)]
 
 
-def test_an_attempt_that_another_follows_uses_memory_and_is_no_call_yet() -> None:
-    again = WorkOutcome(retry_at_ms=NOW * 1000)
-    stats = CallStats()
-    stats.add_ended(a_call(status=Status.FAILED, outcome=again))
-    assert (stats.count, stats.latency, stats.mib_ms) == (0, {}, 1024)
-
-
 @given(LATENCIES)
 def test_a_latency_is_within_five_percent_of_its_bin(latency: int) -> None:
     assert abs(middle_us(bin_of(latency)) - latency) <= ERROR_MAX * latency * (1 + 1e-9)

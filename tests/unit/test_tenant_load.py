@@ -49,12 +49,6 @@ def test_a_node_with_calls_leaves_room_for_one_that_wants_some() -> None:
     assert not has_room(5, 10, [load(0, 100)])
 
 
-def test_the_last_place_is_somebody_s() -> None:
-    for others in ([load(0, 1)], [load(0, 1), load(0, 7)]):
-        assert has_room(0, 1, others)
-        assert has_room(0, 2, others)
-
-
 def test_what_nobody_uses_of_a_rate_is_lent() -> None:
     assert [rate_share(90, [0, 0, 0], node) for node in range(3)] == [30, 30, 30]
     lent = [rate_share(90, [500, 0, 0], node) for node in range(3)]

@@ -10,11 +10,6 @@ def a_queue(*since: float) -> WaitQueue:
     return queue
 
 
-def test_first_come_first_served() -> None:
-    queue = a_queue(0.0, 1.0)
-    assert [queue.popleft().id, queue.popleft().id] == [1, 2]
-
-
 def test_who_leaves_is_no_longer_in_line_and_leaves_once() -> None:
     queue = a_queue(0.0, 1.0)
     assert queue.discard(1)

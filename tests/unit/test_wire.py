@@ -115,11 +115,6 @@ def test_a_damaged_stream_raises_nothing_but_wire_error(sent, data):
         Decoder().feed(bytes(stream))
 
 
-def test_one_feed_holds_a_whole_answer():
-    whole = [Output(7, "stdout", b"hello\n"), End(7, ExitKind.EXITED, 0, 0, 0, ""), Clean(7)]
-    assert Decoder().feed(b"".join(map(as_guest, whole))) == whole  # type: ignore[arg-type]
-
-
 def test_the_longest_output_is_accepted_and_one_byte_more_is_not():
     longest = Output(1, "stdout", b"x" * wire.OUTPUT_MAX)
     assert Decoder().feed(as_guest(longest)) == [longest]
