@@ -310,6 +310,11 @@ def _template(fill: Callable[[str], None]) -> str:
     return name
 
 
+def name_of(url: str) -> str:
+    """The database's name in its URL."""
+    return url.rpartition("/")[2].partition("?")[0]
+
+
 def drop_databases() -> None:
     """Remove the databases that `database_of` created."""
     while _databases:

@@ -15,33 +15,45 @@ from contract.stores import (
     SharedStoreOpener,
     StoreOpener,
     a_stored_function,
+    opened_journal,
     url_of,
 )
+from postgresql import Cluster
 from quiltfn.model.function import Function
-from quiltfn.store import SqlStore
+from quiltfn.store import SpoolJournal, SqlStore, SqlWork
 
 
-@pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> Iterator[StoreOpener]:
-    yield STORES[request.param]
+@pytest.fixture(autouse=True)
+def _no_databases_left() -> Iterator[None]:
+    yield
     postgresql.drop_databases()
 
 
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster that a test may stop and kill."""
+    with postgresql.started() as cluster:
+        yield cluster
+
+
 @pytest.fixture(params=STORES)
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def open_store(request: pytest.FixtureRequest) -> StoreOpener:
+    return STORES[request.param]
+
+
+@pytest.fixture(params=STORES)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A directory whose store `opened_as_before` can open, also in a process that the test
     kills.
     """
     if request.param == "postgresql":
         url_of(tmp_path)
-    yield tmp_path
-    postgresql.drop_databases()
+    return tmp_path
 
 
 @pytest.fixture(params=SHARED_STORES)
-def open_shared(request: pytest.FixtureRequest) -> Iterator[SharedStoreOpener]:
-    yield SHARED_STORES[request.param]
-    postgresql.drop_databases()
+def open_shared(request: pytest.FixtureRequest) -> SharedStoreOpener:
+    return SHARED_STORES[request.param]
 
 
 @pytest.fixture
@@ -53,6 +65,17 @@ async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqlSto
 @pytest.fixture
 async def function(store: SqlStore) -> Function:
     return await a_stored_function(store)
+
+
+@pytest.fixture
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+    async with opened_journal(store, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def queue(store: SqlStore) -> SqlWork:
+    return SqlWork(store.database)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import resource
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,14 +15,17 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import Connection
 
 import postgresql
 import sqlite_template
 from manual_clock import ManualClock
+from quiltfn.model.audit import AuditEntry
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.operation import Operation
 from quiltfn.model.version import Version, VersionSpec
+from quiltfn.ports import Page
 from quiltfn.store import SpoolJournal, SqlStore, open_sqlite
 from quiltfn.store.database import database, nodes, postgres_connection
 from quiltfn.store.opening_postgresql import open_postgresql
@@ -205,6 +208,23 @@ def an_operation(created_at: int) -> Operation:
     )
 
 
+def an_entry(**changes: Any) -> AuditEntry:
+    """An entry of the audit log."""
+    entry = AuditEntry(
+        id=an_id(),
+        at=1_760_000_000,
+        tenant_id="default",
+        credential="open",
+        action="function.create",
+        object_id=None,
+        status=201,
+        error_code=None,
+        address="127.0.0.1",
+        request_id="r-1",
+    )
+    return replace(entry, **changes)
+
+
 def child_environment() -> dict[str, str]:
     """The environment for a Python process with this one's imports."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -235,6 +255,27 @@ def not_none(value: T | None) -> T:
     """The value, which must be there."""
     assert value is not None
     return value
+
+
+async def pages_of(read: Callable[[str | None], Awaitable[Page[T]]]) -> list[Sequence[T]]:
+    """Reads a list page by page to its end. `read`: reads the page behind a cursor."""
+    found, cursor = list[Sequence[T]](), None
+    while len(found) < 1000:
+        page = await read(cursor)
+        found.append(page.items)
+        if (cursor := page.next_cursor) is None:
+            return found
+    raise AssertionError("the list does not end")
+
+
+async def explained(store: SqlStore, statement: str, values: Any = ()) -> list[str]:
+    """The steps of SQLite's plan for a statement."""
+
+    def read(connection: Connection) -> list[str]:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+        return [str(row[3]) for row in plan]
+
+    return await store.database.read(read)
 
 
 def is_on_postgresql(path: Path) -> bool:

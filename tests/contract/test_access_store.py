@@ -2,24 +2,27 @@
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from contract import stores
 from contract.stores import (
     StoreOpener,
+    an_entry,
     an_id,
     ids,
     opened_as_before,
+    pages_of,
 )
 from forked import forked
 from manual_clock import ManualClock
 from promises import promise
 from quiltfn.base.ids import new_id
 from quiltfn.model.access import Key, Scope
-from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import CapacityFull, Conflict, NotFound, RateLimited, Unprocessable
 from quiltfn.model.operation import Operation
@@ -48,36 +51,9 @@ def a_key(**changes: Any) -> Key:
     return replace(key, **changes)
 
 
-def an_entry(**changes: Any) -> AuditEntry:
-    entry = AuditEntry(
-        id=an_id(),
-        at=NOW,
-        tenant_id="default",
-        credential="open",
-        action="function.create",
-        object_id=None,
-        status=201,
-        error_code=None,
-        address="127.0.0.1",
-        request_id="r-1",
-    )
-    return replace(entry, **changes)
-
-
 def an_operation(**changes: Any) -> Operation:
-    operation = Operation(
-        operation_id=an_id(),
-        tenant_id="default",
-        operation_type="elasticity.function_pool_target",
-        idempotency_key="k",
-        action_id="a-1",
-        status="running",
-        reason_code=None,
-        reason_message=None,
-        retryable=False,
-        created_at=NOW,
-    )
-    return replace(operation, **changes)
+    fields = {"operation_id": an_id(), "tenant_id": "default"} | changes
+    return replace(stores.an_operation(NOW), **fields)
 
 
 # Keys ----------------------------------------------------------------------------------------
@@ -165,15 +141,9 @@ async def test_keys_are_read_page_by_page(store: SqlStore) -> None:
     for key in all_keys:
         await keys.add(key)
     for tenant, expected in ((None, all_keys), ("default", [all_keys[0], *all_keys[2:]])):
-        found, cursor, sizes = list[Key](), None, list[int]()
-        while True:
-            page = await keys.page(tenant, 2, cursor)
-            found += page.items
-            sizes.append(len(page.items))
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        assert (found, max(sizes)) == (expected, 2)
+        pages = await pages_of(partial(keys.page, tenant, 2))
+        assert [one for page in pages for one in page] == expected
+        assert max(map(len, pages)) == 2
     with pytest.raises(Unprocessable, match="cursor"):
         await keys.page(None, 2, "bogus")
 
@@ -251,19 +221,13 @@ async def test_the_trail_pages_are_newest_first(open_store: StoreOpener, tmp_pat
             await SqlAudit(store.database).append(entry)
     async with open_store(tmp_path) as store:
         audit = SqlAudit(store.database)
-        found: list[AuditEntry] = []
-        cursor, sizes = None, []
-        while True:
-            page = await audit.query(AuditQuery(tenant_id="default", limit=2, cursor=cursor))
-            found += page.items
-            sizes.append(len(page.items))
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        pages = await pages_of(
+            lambda cursor: audit.query(AuditQuery(tenant_id="default", limit=2, cursor=cursor))
+        )
         whole = await audit.query(AuditQuery(tenant_id="default", limit=5))
-    assert found == made[::-1]
-    assert sizes == [2, 2, 1]
-    assert (list(whole.items), whole.next_cursor) == (found, None)
+    assert [one for page in pages for one in page] == made[::-1]
+    assert list(map(len, pages)) == [2, 2, 1]
+    assert (list(whole.items), whole.next_cursor) == (made[::-1], None)
 
 
 async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqlStore) -> None:
@@ -329,16 +293,11 @@ async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
         await audit.append(entry)
     monkeypatch.setattr(steps, "STEP_ENTRIES", 3)
     monkeypatch.setattr(steps, "STEPS_S", 0.0)
-    found, cursor, pages = list[AuditEntry](), None, 0
-    while True:
-        query = AuditQuery(tenant_id="default", limit=2, object_id="f", cursor=cursor)
-        page = await audit.query(query)
-        found += page.items
-        pages += 1
-        if (cursor := page.next_cursor) is None:
-            break
+    query = AuditQuery(tenant_id="default", limit=2, object_id="f")
+    pages = await pages_of(lambda cursor: audit.query(replace(query, cursor=cursor)))
+    found = [one for page in pages for one in page]
     assert found == [one for one in made[::-1] if one.object_id == "f"]
-    assert pages > 5
+    assert len(pages) > 5
 
 
 async def test_old_entries_go_in_steps(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:

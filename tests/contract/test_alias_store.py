@@ -60,6 +60,10 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
         with pytest.raises(Outdated):
             await aliases.save(function.id, "live", None, known)
     assert [one for _, one in await aliases.load()] == [LIVE]
+    await store.delete(function.id)
+    assert await aliases.load() == []
+    with pytest.raises(NotFound):
+        await aliases.save(function.id, "live", LIVE, None)
 
 
 @promise("W28")
@@ -84,14 +88,3 @@ async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) 
         await aliases.save(function.id, "more", replace(NIGHTLY, name="more"), None)
     await aliases.save(function.id, "Nightly", replace(NIGHTLY, version=1), NIGHTLY)
     assert len(await aliases.load()) == ALIASES_MAX
-
-
-async def test_aliases_go_with_their_function(store: SqlStore) -> None:
-    function = a_function()
-    await created(store, function)
-    aliases = SqlAliases(store.database)
-    await aliases.save(function.id, "live", LIVE, None)
-    await store.delete(function.id)
-    assert await aliases.load() == []
-    with pytest.raises(NotFound):
-        await aliases.save(function.id, "live", LIVE, None)

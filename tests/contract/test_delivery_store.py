@@ -1,13 +1,21 @@
 """Deliveries on every store: the promises of `ports/deliveries.py`."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from contract.pieces import NOW_MS, NOW_S, a_piece, begun
-from contract.stores import a_stored_function, an_id, done, ids, not_none, opened_journal, restart
+from contract.stores import (
+    a_stored_function,
+    an_id,
+    done,
+    ids,
+    not_none,
+    pages_of,
+    restart,
+)
 from promises import promise
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.end_cause import Exited
@@ -18,17 +26,6 @@ from quiltfn.model.retention import StorageLimit
 from quiltfn.ports import TenantFunctions
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqlStore, SqlWork
 from quiltfn.store.database import steps
-
-
-@pytest.fixture
-async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
-    async with opened_journal(store, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def queue(store: SqlStore) -> SqlWork:
-    return SqlWork(store.database)
 
 
 @pytest.fixture
@@ -55,11 +52,8 @@ async def test_the_commit_of_a_record_makes_its_delivery_once(
     (due,) = await deliveries.load()
     assert (due.function_id, due.tenant_id) == (function.id, function.tenant_id)
     (delivery,) = (await deliveries.list(function.id, 10, None, None)).items
-    assert (delivery.id, delivery.invocation_id, delivery.status) == (
-        delivery_id,
-        invocation_id,
-        "waiting",
-    )
+    assert (delivery.id, delivery.invocation_id) == (delivery_id, invocation_id)
+    assert (delivery.status, delivery.policy_field) == ("waiting", "on_success")
     assert (delivery.body, delivery.attempts) == (b"", 0)
     assert delivery.expires_at_ms - delivery.due_at_ms == 24 * 3600 * 1000
 
@@ -89,6 +83,7 @@ async def test_a_claimed_one_is_nobody_elses_until_the_next_start(
     (delivery,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
     assert delivery.attempts == 1
     assert b'"type":"invocation.success"' in delivery.body
+    assert delivery.invocation_id.encode() in delivery.body
     assert await deliveries.claim(function.id, 10, NOW_MS * 2) == []
     assert await deliveries.next_due(function.id) is None
     assert await deliveries.load() == []
@@ -184,10 +179,8 @@ async def test_lists_are_pages_newest_first(
     made = ids(5)
     for delivery_id in made:
         await ended(journal, function, destination_id=delivery_id)
-    first = await deliveries.list(function.id, 3, None, None)
-    rest = await deliveries.list(function.id, 3, first.next_cursor, None)
-    assert [one.id for one in (*first.items, *rest.items)] == made[::-1]
-    assert rest.next_cursor is None
+    pages = await pages_of(lambda cursor: deliveries.list(function.id, 3, cursor, None))
+    assert [[one.id for one in page] for page in pages] == [made[:1:-1], made[1::-1]]
     assert (await deliveries.list(an_id(), 3, None, None)).items == []
     tenant = function.tenant_id
     for of, count in (
@@ -217,16 +210,14 @@ async def test_a_status_that_few_have_ends_a_page_early_and_loses_none(
         await deliveries.finish(replace(delivery, status=DeliveryStatus.FAILED, ended_at=NOW_S))
     monkeypatch.setattr(steps, "STEP_ENTRIES", 3)
     monkeypatch.setattr(steps, "STEPS_S", 0.0)
+
+    async def listed_failed(of: str | TenantFunctions, cursor: str | None) -> Any:
+        return await deliveries.list(of, 2, cursor, DeliveryStatus.FAILED)
+
     for of in (function.id, TenantFunctions(function.tenant_id, [an_id(), function.id])):
-        found, cursor, pages = list[str](), None, 0
-        while True:
-            page = await deliveries.list(of, 2, cursor, DeliveryStatus.FAILED)
-            found += [one.id for one in page.items]
-            pages += 1
-            if (cursor := page.next_cursor) is None:
-                break
-        assert found == [one.id for one in failed[::-1]]
-        assert pages > 4
+        pages = await pages_of(partial(listed_failed, of))
+        assert [one.id for page in pages for one in page] == [one.id for one in failed[::-1]]
+        assert len(pages) > 4
 
 
 async def test_a_failed_one_is_tried_again_on_request(

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -55,12 +54,6 @@ LATER = 4_000_000_000
 def open_store() -> StoreOpener:
     """These tests are about SQLite's file."""
     return STORES["sqlite"]
-
-
-@pytest.fixture
-async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
-    async with opened_journal(store, tmp_path) as opened:
-        yield opened
 
 
 async def filled_and_pruned(

@@ -1,6 +1,5 @@
 """The database of a fleet: who may open it, and with which message others are refused."""
 
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -21,22 +20,12 @@ pytestmark = promise("N3")
 FLEET = "0123456789abcdef" * 2
 
 
-@pytest.fixture(autouse=True)
-def _no_databases_left() -> Iterator[None]:
-    yield
-    postgresql.drop_databases()
-
-
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """An empty database, assigned to the fleet."""
     found = postgresql.database_of(tmp_path)
     begin_fleet(found, None, FLEET)
     return found
-
-
-def name_of(url: str) -> str:
-    return url.rpartition("/")[2].partition("?")[0]
 
 
 def node(
@@ -79,7 +68,7 @@ async def test_a_second_node_of_a_name_waits_for_the_first(url: str, tmp_path: P
 async def test_a_new_connection_takes_the_lock_of_a_name_again(url: str, tmp_path: Path) -> None:
     async with node(url, tmp_path, "one") as first:
         await first.ping()
-        postgresql.running().disconnect(name_of(url))
+        postgresql.running().disconnect(postgresql.name_of(url))
         async with node(url, tmp_path / "other", "one"):
             first.database.busy_timeout_s = HELD_S
             with pytest.raises(StoreUnavailable, match="A node named one"):
@@ -122,11 +111,18 @@ async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> 
         with pytest.raises(StoreBroken, match=r"A server uses .*: stop it first"):
             begin_fleet(url, None, FLEET)
         await alone.ping()
+        epoch = alone.database.boot.epoch
+    with pytest.raises(StoreBroken, match="The database is no fleet's: quiltfn fleet init"):
+        async with node(url, tmp_path, "one"):
+            pass
     begin_fleet(url, None, FLEET)
+    with pytest.raises(StoreBroken, match=f"is a fleet's already .{FLEET}."):
+        begin_fleet(url, None, "f" * 32)
     with pytest.raises(StoreBroken, match=r"The database is a fleet's\. Start with --fleet FILE"):
         async with open_postgresql(url, tmp_path / "alone", node_id="alone"):
             pass
     async with node(url, tmp_path, "one") as first:
+        assert first.database.boot.epoch == epoch + 1  # what was stored before is the fleet's
         with pytest.raises(StoreUnavailable, match="Another quiltfn"):
             async with open_postgresql(url, tmp_path / "alone", busy_timeout_s=HELD_S):
                 pass
@@ -137,7 +133,7 @@ async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> 
 
 async def test_another_fleets_node_is_refused_and_leaves_no_trace(url: str, tmp_path: Path) -> None:
     epochs = "SELECT name, epoch FROM node ORDER BY name"
-    name = name_of(url)
+    name = postgresql.name_of(url)
     async with node(url, tmp_path, "one"):
         before = postgresql.running().run(epochs, name)
         assert before
@@ -149,27 +145,6 @@ async def test_another_fleets_node_is_refused_and_leaves_no_trace(url: str, tmp_
         async with node(url, tmp_path / "other", "one", "f" * 32):
             pass
     assert postgresql.running().run(epochs, name) == before
-
-
-async def test_a_node_does_not_open_a_database_of_no_fleet(tmp_path: Path) -> None:
-    url = postgresql.database_of(tmp_path)
-    with pytest.raises(StoreBroken, match="The database is no fleet's: quiltfn fleet init"):
-        async with node(url, tmp_path, "one"):
-            pass
-
-
-def test_a_database_is_of_one_fleet_for_good(url: str) -> None:
-    with pytest.raises(StoreBroken, match=f"is a fleet's already .{FLEET}."):
-        begin_fleet(url, None, "f" * 32)
-
-
-async def test_what_a_server_alone_has_stored_is_the_fleets(tmp_path: Path) -> None:
-    url = postgresql.database_of(tmp_path)
-    async with open_postgresql(url, tmp_path / "one", node_id="one") as alone:
-        epoch = alone.database.boot.epoch
-    begin_fleet(url, None, FLEET)
-    async with node(url, tmp_path, "one") as first:
-        assert first.database.boot.epoch == epoch + 1
 
 
 def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:

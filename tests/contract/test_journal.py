@@ -19,7 +19,6 @@ from contract.stores import (
     HELD_S,
     OF_SQLITE,
     a_call,
-    a_stored_function,
     change,
     done,
     eventually,
@@ -27,6 +26,7 @@ from contract.stores import (
     ids,
     not_none,
     opened_journal,
+    pages_of,
     restart,
     rows,
 )
@@ -103,8 +103,10 @@ async def test_what_accepted_work_has_is_stored(journal: SpoolJournal, function:
         origin_invocation_id="an-origin",
     )
     journal.opened(call)
-    await journal.synced()
-    assert await journal.get(function.id, call.invocation_id) == call
+    for _ in range(2):  # from memory, and from the database
+        assert await journal.get(function.id, call.invocation_id) == call
+        assert await journal.get("other", call.invocation_id) is None
+        await journal.synced()
     journal.closed(done(call))
     await journal.synced()
     assert await journal.get(function.id, call.invocation_id) == done(call)
@@ -252,15 +254,6 @@ async def test_many_records_take_few_statements(store: SqlStore, function: Funct
         assert counts == (statements, 0)
 
 
-async def test_a_record_is_of_its_function_only(journal: SpoolJournal, function: Function) -> None:
-    call = a_call(function)
-    journal.opened(call)
-    assert await journal.get("other", call.invocation_id) is None
-    await journal.synced()
-    assert await journal.get("other", call.invocation_id) is None
-    assert await journal.get(function.id, "other") is None
-
-
 async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
     store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
@@ -275,6 +268,25 @@ async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
     assert sizes(tmp_path) == [0, 0]
     assert len(asyncio.all_tasks()) == 1
     assert journal._timer is None
+
+
+async def test_the_output_of_a_record_is_read_by_parts(
+    journal: SpoolJournal, function: Function
+) -> None:
+    end = done(a_call(function), stdout=bytes(range(256)) * 1000)
+    ids = (function.id, end.invocation_id)
+    journal.closed(end)
+    for _ in range(2):  # from memory, and from the database
+        outline = not_none(await journal.outline(*ids))
+        assert outline.sizes == {"stdout": 256_000, "stderr": 0}
+        assert outline.record == replace(end, stdout=b"")
+        part = await journal.read_output(*ids, "stdout", 200_000, 65_536)
+        assert part == end.stdout[200_000:]
+        assert await journal.read_output(*ids, "stdout", 100, 300) == end.stdout[100:400]
+        assert await journal.read_output(*ids, "stdout", 10**9, 10) == b""
+        assert await journal.read_output(*ids, "stderr", 0, 10) == b""
+        assert await journal.outline("another", end.invocation_id) is None
+        await journal.synced()
 
 
 async def test_ends_count_once(store: SqlStore, journal: SpoolJournal, function: Function) -> None:
@@ -325,62 +337,6 @@ async def test_late_records_of_a_deleted_function_bring_nothing_back(
 # Lists ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stored", [0, 4, 10])
-async def test_pages_are_newest_first_and_complete_whatever_is_stored_yet(
-    journal: SpoolJournal, function: Function, stored: int
-) -> None:
-    journal._commit_after_s = NEVER_S
-    expected = ids(10)
-    for position, invocation_id in enumerate(expected):
-        journal.opened(a_call(function, invocation_id=invocation_id))
-        if position + 1 == stored:
-            await journal.synced()
-    for limit in (1, 3, 10, 1000):
-        found: list[str] = []
-        cursor = None
-        for _ in range(20):
-            query = InvocationQuery(function_id=function.id, limit=limit, cursor=cursor)
-            page = await journal.query(query)
-            assert len(page.items) <= limit
-            found += [record.invocation_id for record in page.items]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        assert found == expected[::-1]
-
-
-@pytest.mark.parametrize("is_stored", [False, True])
-async def test_filters_hold_for_stored_and_for_fresh_records(
-    journal: SpoolJournal, function: Function, is_stored: bool
-) -> None:
-    journal._commit_after_s = NEVER_S
-    running = a_call(function)
-    cold = done(a_call(function, cold_start=True), code=1, duration_ms=10)
-    quick = done(a_call(function), duration_ms=1)
-    for record in (running, cold, quick):
-        journal.opened(a_call(function, invocation_id=record.invocation_id))
-    await journal.synced()
-    for record in (cold, quick):
-        journal.closed(record)
-    if is_stored:
-        await journal.synced()
-
-    async def found(**filters: object) -> list[Invocation]:
-        query = InvocationQuery(function_id=function.id, limit=50, **filters)  # type: ignore[arg-type]
-        return list((await journal.query(query)).items)
-
-    assert await found(status=Status.RUNNING) == [running]
-    assert await found(status=Status.FAILED) == [cold]
-    assert await found(cold_start=True) == [cold]
-    assert {one.invocation_id for one in await found(cold_start=False)} == {
-        running.invocation_id,
-        quick.invocation_id,
-    }
-    assert await found(min_duration_ms=10) == [cold]
-    assert await found(min_duration_ms=1, cold_start=False) == [quick]
-    assert await found(min_duration_ms=11) == []
-
-
 async def test_a_page_that_ends_with_its_bytes_keeps_a_record_that_was_committed_meanwhile(
     journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,35 +354,15 @@ async def test_a_page_that_ends_with_its_bytes_keeps_a_record_that_was_committed
         return await read(work)
 
     monkeypatch.setattr(journal._database, "read", read_after_commit)
-    found: list[Invocation] = []
-    cursor: str | None = None
-    while True:
-        page = await journal.query(
-            InvocationQuery(function_id=function.id, limit=50, max_bytes=500, cursor=cursor)
-        )
-        found += page.items
-        if (cursor := page.next_cursor) is None:
-            break
-    assert found == [newer, older]
+    query = InvocationQuery(function_id=function.id, limit=50, max_bytes=500)
+    pages = await pages_of(lambda cursor: journal.query(replace(query, cursor=cursor)))
+    assert [one for page in pages for one in page] == [newer, older]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "ä", "AAAA", "Zg==", "x" * 5000, "\ud800"])
 async def test_a_broken_cursor_is_refused(journal: SpoolJournal, cursor: str) -> None:
     with pytest.raises(Unprocessable, match="cursor must be"):
         await journal.query(InvocationQuery(function_id="f", limit=1, cursor=cursor))
-
-
-@OF_SQLITE
-async def test_a_list_is_read_from_the_index_alone(store: SqlStore) -> None:
-    plan = await store.database.read(
-        lambda c: c.exec_driver_sql(
-            "EXPLAIN QUERY PLAN SELECT * FROM invocation WHERE function_id = 'f' "
-            "AND invocation_id < 'g' AND status = 'failed' ORDER BY invocation_id DESC LIMIT 50"
-        ).fetchall()
-    )
-    steps = [str(row[3]) for row in plan]
-    assert len(steps) == 1
-    assert "invocation_listing (function_id=? AND invocation_id<?)" in steps[0]
 
 
 # Failed writes -------------------------------------------------------------------------------
@@ -548,29 +484,6 @@ async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_
     assert sizes(tmp_path) == [0, 0]
 
 
-async def test_a_segment_that_comes_back_after_a_power_cut_changes_nothing(
-    store: SqlStore, function: Function, tmp_path: Path
-) -> None:
-    gone = await a_stored_function(store)
-    async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
-        for owner in (function, gone):
-            call = a_call(owner)
-            journal.opened(call)
-            journal.closed(done(call))
-        stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
-        await journal.synced()
-    await store.delete(gone.id)
-    await store.wait_swept()
-    for name, content in stale.items():
-        (tmp_path / name).write_bytes(content)
-    before = await counters_of(store, function)
-    async with opened_journal(store, tmp_path) as journal:
-        assert await counters_of(store, function) == before
-        assert (await journal.query(InvocationQuery(function_id=gone.id, limit=9))).items == []
-        (record,) = (await journal.query(InvocationQuery(function_id=function.id, limit=9))).items
-        assert record.status is Status.SUCCESS
-
-
 async def test_damaged_segment_refused(store: SqlStore, function: Function, tmp_path: Path) -> None:
     content = bytearray(b"".join(to_line(a_call(function)) for _ in range(3)))
     content[len(content) // 2] ^= 1
@@ -597,17 +510,11 @@ async def test_a_page_ends_where_its_bytes_end_and_goes_on_behind_that(
         if number + 1 == stored:
             await journal.synced()
     written.sort()  # those of one millisecond in any order
-    found: list[str] = []
-    sizes_of_pages, cursor = list[int](), None
-    while not sizes_of_pages or cursor is not None:
-        query = InvocationQuery(function_id=function.id, limit=9, cursor=cursor, max_bytes=2500)
-        page = await journal.query(query)
-        found += [one.invocation_id for one in page.items]
-        sizes_of_pages.append(len(page.items))
-        cursor = page.next_cursor
-    assert found == written[::-1]
+    query = InvocationQuery(function_id=function.id, limit=9, max_bytes=2500)
+    pages = await pages_of(lambda cursor: journal.query(replace(query, cursor=cursor)))
+    assert [one.invocation_id for page in pages for one in page] == written[::-1]
     # Records that are in memory need no further read.
-    assert stored < 10 or max(sizes_of_pages) == 3
+    assert stored < 10 or max(map(len, pages)) == 3
     query = InvocationQuery(function_id=function.id, limit=50, max_bytes=1, with_output=False)
     without = (await journal.query(query)).items
     assert [one.invocation_id for one in without] == written[::-1]

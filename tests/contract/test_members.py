@@ -108,6 +108,18 @@ async def a_node(
         yield Node(store, journal, members, SqlWork(database))
 
 
+@pytest.fixture
+async def two_nodes(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> AsyncIterator[tuple[Node, Node]]:
+    """Nodes "one" and "two"."""
+    async with (
+        a_node(open_shared, tmp_path, "two") as second,
+        a_node(open_shared, tmp_path, "one") as first,
+    ):
+        yield first, second
+
+
 async def closed(journal: SpoolJournal) -> None:
     """Ends it, even if it may store nothing any more."""
     with contextlib.suppress(StoreUnavailable):
@@ -141,33 +153,24 @@ async def connected(ask: Callable[[], Awaitable[T]]) -> T:
 # Members -------------------------------------------------------------------------------------
 
 
-async def test_each_node_sees_the_others_and_what_they_report(open_shared, tmp_path) -> None:
-    async with (
-        a_node(open_shared, tmp_path, "one") as first,
-        a_node(open_shared, tmp_path, "two") as second,
-    ):
-        beaten = not_none(await first.members.beat(BUSY))
-        for node in (first, second):
-            found = {member.name: member for member in await node.members.read()}
-            assert found["one"] == beaten
-            assert (found["one"].beat, found["one"].report) == (1, BUSY)
-            assert (found["two"].beat, found["two"].report) == (0, Report())
-            assert found["two"].address == "two:7000"
-            assert {member.presence for member in found.values()} == {Presence.PRESENT}
-        assert found["one"].epoch != found["two"].epoch
-
-
-async def test_a_report_that_is_as_before_is_not_read_again(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "one") as node:
-        await node.members.register("1:1", BUSY)
-        (before,) = await node.members.read()
-        await node.members.beat(BUSY)
-        (after,) = await node.members.read()
-        assert (after.beat, after.report) == (before.beat + 1, BUSY)
-        assert after.report is before.report
-        await node.members.beat(Report(running=1))
-        (changed,) = await node.members.read()
-        assert changed.report == Report(running=1)
+async def test_each_node_sees_the_others_and_what_they_report(two_nodes) -> None:
+    first, second = two_nodes
+    beaten = not_none(await first.members.beat(BUSY))
+    for node in (first, second):
+        found = {member.name: member for member in await node.members.read()}
+        assert found["one"] == beaten
+        assert (found["one"].beat, found["one"].report) == (1, BUSY)
+        assert (found["two"].beat, found["two"].report) == (0, Report())
+        assert found["two"].address == "two:7000"
+        assert {member.presence for member in found.values()} == {Presence.PRESENT}
+    assert found["one"].epoch != found["two"].epoch
+    again = not_none(await first.members.beat(BUSY))
+    assert (again.beat, again.report) == (2, BUSY)
+    (after,) = [one for one in await second.members.read() if one.name == "one"]
+    assert after.report is found["one"].report  # as before: it is not read again
+    await first.members.beat(Report(running=1))
+    (changed,) = [one for one in await second.members.read() if one.name == "one"]
+    assert changed.report == Report(running=1)
 
 
 async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_path) -> None:
@@ -300,20 +303,17 @@ async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
         assert left == {other: held[other]}
 
 
-async def test_work_that_may_be_tried_once_is_given_up(open_shared, tmp_path) -> None:
-    async with (
-        a_node(open_shared, tmp_path, "two") as second,
-        a_node(open_shared, tmp_path, "one") as first,
-    ):
-        function = await a_stored_function(second.store)
-        call = await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-        await claimed(first.work, function)
-        await second.members.take_over(await killed(first))
-        ended = not_none(await second.journal.get(function.id, call))
-        assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
-        (dead,) = (await second.work.dead_letters(function.id, 10, None)).items
-        assert dead.invocation_id == call
-        assert await second.work.load() == []
+async def test_work_that_may_be_tried_once_is_given_up(two_nodes) -> None:
+    first, second = two_nodes
+    function = await a_stored_function(second.store)
+    call = await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+    await claimed(first.work, function)
+    await second.members.take_over(await killed(first))
+    ended = not_none(await second.journal.get(function.id, call))
+    assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
+    (dead,) = (await second.work.dead_letters(function.id, 10, None)).items
+    assert dead.invocation_id == call
+    assert await second.work.load() == []
 
 
 async def test_of_several_that_take_over_one_does(open_shared, tmp_path) -> None:
@@ -331,60 +331,37 @@ async def test_of_several_that_take_over_one_does(open_shared, tmp_path) -> None
         assert stored.counters.invocation_count == 1
 
 
-async def test_nobody_takes_over_a_node_that_has_moved(open_shared, tmp_path) -> None:
-    async with (
-        a_node(open_shared, tmp_path, "two") as second,
-        a_node(open_shared, tmp_path, "one") as first,
-    ):
-        seen = await own_row(first)
-        await first.members.beat(BUSY)
-        assert await second.members.take_over(seen) is None
-        assert await second.members.take_over(replace(await own_row(first), epoch=99)) is None
-        left = await own_row(first)
-        await first.members.leave()
-        assert await second.members.take_over(left) is None
-        assert (await own_row(first)).presence is Presence.LEFT
-        assert await second.members.take_over(await own_row(first)) is not None
-        assert await second.members.take_over(await own_row(first)) is not None  # nothing is left
-        assert (await own_row(first)).presence is Presence.GONE
+async def test_nobody_takes_over_a_node_that_has_moved(two_nodes) -> None:
+    first, second = two_nodes
+    seen = await own_row(first)
+    await first.members.beat(BUSY)
+    assert await second.members.take_over(seen) is None
+    assert await second.members.take_over(replace(await own_row(first), epoch=99)) is None
+    left = await own_row(first)
+    await first.members.leave()
+    assert await second.members.take_over(left) is None
+    assert (await own_row(first)).presence is Presence.LEFT
+    assert await second.members.take_over(await own_row(first)) is not None
+    assert await second.members.take_over(await own_row(first)) is not None  # nothing is left
+    assert (await own_row(first)).presence is Presence.GONE
 
 
-async def test_a_node_that_comes_back_ends_its_own_rows_alone(open_shared, tmp_path) -> None:
-    async with (
-        a_node(open_shared, tmp_path, "two") as second,
-        a_node(open_shared, tmp_path, "one") as first,
-    ):
-        function = await a_stored_function(second.store)
-        theirs = replace(a_call(function), execution_node_id="two")
-        second.journal.opened(theirs)
-        await second.journal.synced()
-        calls = await left_of(first, function)
-        await killed(first)
-        async with a_node(open_shared, tmp_path, "one") as again:
-            ended = not_none(await again.journal.get(function.id, calls["running"]))
-            assert ended.status is Status.INTERRUPTED
-            assert await second.journal.get(function.id, theirs.invocation_id) == theirs
-
-
-async def test_deliveries_of_a_lost_node_are_sent_by_others(open_shared, tmp_path) -> None:
-    async with (
-        a_node(open_shared, tmp_path, "two") as second,
-        a_node(open_shared, tmp_path, "one") as first,
-    ):
-        function = await a_stored_function(second.store)
-        policy = AsyncPolicy(on_success=Destination(url="https://example.org/"))
-        await SqlPolicies(second.store.database).save_async(function.id, policy)
-        await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-        (record,) = await claimed(first.work, function)
-        ended = replace(done(begun(record)), outcome=WorkOutcome(destination_id="d"))
-        first.journal.closed(ended)
-        await first.journal.synced()
-        sender = SqlDeliveries(first.store.database, first.work)
-        assert len(await sender.claim(function.id, 5, LATER_MS)) == 1
-        others = SqlDeliveries(second.store.database, second.work)
-        assert list(await others.claim(function.id, 5, LATER_MS)) == []
-        assert not_none(await second.members.take_over(await killed(first))).deliveries == 1
-        assert [one.id for one in await others.claim(function.id, 5, LATER_MS)] == ["d"]
+async def test_deliveries_of_a_lost_node_are_sent_by_others(two_nodes) -> None:
+    first, second = two_nodes
+    function = await a_stored_function(second.store)
+    policy = AsyncPolicy(on_success=Destination(url="https://example.org/"))
+    await SqlPolicies(second.store.database).save_async(function.id, policy)
+    await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+    (record,) = await claimed(first.work, function)
+    ended = replace(done(begun(record)), outcome=WorkOutcome(destination_id="d"))
+    first.journal.closed(ended)
+    await first.journal.synced()
+    sender = SqlDeliveries(first.store.database, first.work)
+    assert len(await sender.claim(function.id, 5, LATER_MS)) == 1
+    others = SqlDeliveries(second.store.database, second.work)
+    assert list(await others.claim(function.id, 5, LATER_MS)) == []
+    assert not_none(await second.members.take_over(await killed(first))).deliveries == 1
+    assert [one.id for one in await others.claim(function.id, 5, LATER_MS)] == ["d"]
 
 
 # Late ends -----------------------------------------------------------------------------------
@@ -506,54 +483,41 @@ async def test_a_late_delivery_names_its_original(open_shared, tmp_path, is_trie
 
 @promise("N32")
 @OF_POSTGRESQL
-async def test_a_node_that_was_taken_over_stores_nothing_more(open_shared, tmp_path) -> None:
-    async with (
-        a_node(open_shared, tmp_path, "two") as second,
-        a_node(open_shared, tmp_path, "one") as first,
-    ):
-        function = await a_stored_function(second.store)
-        await an_accepted(second.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-        await second.members.take_over(await own_row(first))
-        with pytest.raises(StoreUnavailable, match="taken over"):
-            await claimed(first.work, function)
-        with pytest.raises(StoreUnavailable, match="taken over"):
-            await a_stored_function(first.store)
-        first.journal.opened(replace(a_call(function), execution_node_id="one"))
-        with pytest.raises(StoreUnavailable, match="taken over"):
-            await first.journal.synced()
-        assert len(await claimed(second.work, function)) == 1  # control
+async def test_a_node_that_was_taken_over_stores_nothing_more(two_nodes) -> None:
+    first, second = two_nodes
+    function = await a_stored_function(second.store)
+    await an_accepted(second.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+    await second.members.take_over(await own_row(first))
+    with pytest.raises(StoreUnavailable, match="taken over"):
+        await claimed(first.work, function)
+    with pytest.raises(StoreUnavailable, match="taken over"):
+        await a_stored_function(first.store)
+    first.journal.opened(replace(a_call(function), execution_node_id="one"))
+    with pytest.raises(StoreUnavailable, match="taken over"):
+        await first.journal.synced()
+    assert len(await claimed(second.work, function)) == 1  # control
 
 
 @OF_POSTGRESQL
-async def test_a_beat_does_not_wait_behind_records_that_are_stored(open_shared, tmp_path) -> None:
-    async with (
-        a_node(open_shared, tmp_path, "one") as first,
-        a_node(open_shared, tmp_path, "two") as second,
-    ):
-        begun_at, free = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
+async def test_a_beat_does_not_wait_behind_records_that_are_stored(two_nodes) -> None:
+    first, second = two_nodes
+    begun_at, free = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
 
-        def long(_connection: object) -> None:
-            loop.call_soon_threadsafe(begun_at.set)
-            asyncio.run_coroutine_threadsafe(free.wait(), loop).result()
+    def long(_connection: object) -> None:
+        loop.call_soon_threadsafe(begun_at.set)
+        asyncio.run_coroutine_threadsafe(free.wait(), loop).result()
 
-        writing = asyncio.ensure_future(second.store.database.write(long))
-        await begun_at.wait()
-        first.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
-        with pytest.raises(StoreUnavailable):  # control: another write does wait
-            await asyncio.wait_for(first.store.database.write(lambda _: None), scaled(30))
-        async with asyncio.timeout(scaled(2)):
-            assert await first.members.beat(BUSY) is not None
-            assert await second.members.beat(BUSY) is not None
-        free.set()
-        await writing
-
-
-@OF_POSTGRESQL
-async def test_a_name_with_a_quote_is_a_name(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "o'ne; --") as node:
-        await a_stored_function(node.store)
-        assert (await node.members.beat(BUSY)) is not None
+    writing = asyncio.ensure_future(second.store.database.write(long))
+    await begun_at.wait()
+    first.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
+    with pytest.raises(StoreUnavailable):  # control: another write does wait
+        await asyncio.wait_for(first.store.database.write(lambda _: None), scaled(30))
+    async with asyncio.timeout(scaled(2)):
+        assert await first.members.beat(BUSY) is not None
+        assert await second.members.beat(BUSY) is not None
+    free.set()
+    await writing
 
 
 @OF_POSTGRESQL

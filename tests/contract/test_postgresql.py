@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -12,7 +11,6 @@ import pytest
 import postgresql
 from contract.stores import child_environment
 from e2e.server import is_alive, short_dir, until
-from postgresql import Cluster
 
 # A process with its own cluster, which it reports.
 STARTS_ONE = """
@@ -21,12 +19,6 @@ with postgresql.started(is_in_memory=False) as cluster:
     print(cluster.process.pid, flush=True)
     time.sleep(60)
 """
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    with postgresql.started() as cluster:
-        yield cluster
 
 
 def answer(url: str, statement: str = "SELECT current_user, current_database()") -> object:
@@ -48,38 +40,11 @@ def test_a_database_belongs_to_an_ordinary_role_by_socket_and_by_tcp(cluster):
         answer(cluster.tcp_url("a", "wrong"))
 
 
-def test_what_was_committed_survives_stop_and_kill(cluster):
-    url = cluster.create("a")
-    answer(url, "CREATE TABLE t AS SELECT 7 AS n")
-    cluster.stop()
-    with pytest.raises(psycopg.OperationalError):
-        answer(url)
-    cluster.start()
-    answer(url, "INSERT INTO t VALUES (8)")
-    cluster.kill()
-    with pytest.raises(psycopg.OperationalError):
-        answer(url)
-    cluster.start()
-    assert answer(url, "SELECT sum(n) FROM t") == (15,)
-
-
 def test_all_memory_that_has_a_name_is_in_its_directory(cluster):
     """So nothing is left of a cluster that is killed and not restarted."""
     maps = Path(f"/proc/{cluster.processes()[0]}/maps").read_text()
     assert f"{cluster.data}/pg_dynshmem/" in maps
     assert "/dev/shm/PostgreSQL." not in maps
-
-
-def test_a_frozen_one_keeps_connections_and_answers_nothing(cluster):
-    with psycopg.connect(cluster.create("a"), autocommit=True) as connection:
-        connection.execute("SET statement_timeout = 0")
-        with cluster.frozen():
-            with pytest.raises(psycopg.OperationalError, match="timeout"):
-                answer(cluster.url("a"))
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-        assert cluster.disconnect("a")
-        with pytest.raises(psycopg.OperationalError):
-            connection.execute("SELECT 1")
 
 
 def test_a_database_of_a_directory_is_made_once_out_of_a_template(tmp_path):
@@ -99,11 +64,6 @@ def test_a_database_of_a_directory_is_made_once_out_of_a_template(tmp_path):
         postgresql.drop_databases()
     assert answer(postgresql.database_of(tmp_path / "a", fill), "SELECT count(*) FROM made") == (0,)
     postgresql.drop_databases()
-
-
-def test_text_is_not_sorted_by_its_bytes(cluster):
-    order = "SELECT string_agg(x, '' ORDER BY x) FROM unnest(ARRAY['a', 'B', 'c']) x"
-    assert answer(cluster.create("a"), order) == ("aBc",)
 
 
 def test_it_ends_with_tests_that_are_killed():

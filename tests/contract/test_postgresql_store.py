@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,23 +58,10 @@ from timeouts import scaled
 COUNT = "SELECT count FROM probe"
 
 
-@pytest.fixture(autouse=True)
-def _no_databases_left() -> Iterator[None]:
-    yield
-    postgresql.drop_databases()
-
-
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
     async with on_postgresql(tmp_path) as opened:
         yield opened
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A cluster that a test may stop and kill."""
-    with postgresql.started() as cluster:
-        yield cluster
 
 
 def count_one(connection: Connection) -> None:
@@ -86,6 +73,19 @@ def a_database(cluster: Cluster, name: str = "a") -> str:
     url = cluster.create(name)
     with_schema(url)
     return url
+
+
+@contextlib.asynccontextmanager
+async def servers(
+    url: str, path: Path, *names: str, **options: Any
+) -> AsyncIterator[list[SqlStore]]:
+    """Servers on one database, which start at the same time."""
+    async with contextlib.AsyncExitStack() as stack:
+        starting = (
+            open_postgresql(url, path / name, node_id=name, alone=False, **options)
+            for name in names
+        )
+        yield await asyncio.gather(*map(stack.enter_async_context, starting))
 
 
 # The schema ----------------------------------------------------------------------------------
@@ -100,6 +100,9 @@ async def test_the_baseline_makes_the_tables_that_the_code_uses(store: SqlStore)
     # A path may be too long for an index, so the key of responses is a digest of it.
     unexpected = [one for one in differences if "idempotent_answer_key" not in str(one)]
     assert unexpected == []
+    is_whole, reason = store.condition()
+    assert is_whole
+    assert "fsync off" in reason  # the tests' own PostgreSQL is an example
 
 
 async def test_every_text_compares_by_its_bytes(store: SqlStore, tmp_path: Path) -> None:
@@ -117,27 +120,9 @@ async def test_every_text_compares_by_its_bytes(store: SqlStore, tmp_path: Path)
     assert [one for (one,) in found] == sorted(names)
 
 
-async def test_a_store_is_made_and_opened_again(tmp_path: Path) -> None:
-    url = postgresql.database_of(tmp_path)
-    async with open_postgresql(url, tmp_path, node_id="one") as store:
-        function = await a_stored_function(store)
-        assert store.database.boot.epoch == 1
-    async with open_postgresql(url, tmp_path, node_id="one") as store:
-        assert [stored.function for stored in await store.load()] == [function]
-        assert store.database.boot.epoch == 2
-
-
 async def test_two_starting_servers_make_one_schema_and_get_two_epochs(tmp_path: Path) -> None:
     url = postgresql.database_of(tmp_path)
-    async with contextlib.AsyncExitStack() as stack:
-        opened = await asyncio.gather(
-            *(
-                stack.enter_async_context(
-                    open_postgresql(url, tmp_path / name, node_id=name, alone=False)
-                )
-                for name in ("one", "two", "three", "four")
-            )
-        )
+    async with servers(url, tmp_path, "one", "two", "three", "four") as opened:
         assert sorted(store.database.boot.epoch for store in opened) == [1, 2, 3, 4]
 
 
@@ -170,57 +155,53 @@ async def test_a_database_of_another_encoding_is_refused(tmp_path: Path) -> None
         cluster.drop("ascii")
 
 
-async def test_health_says_that_postgresql_does_not_sync(store: SqlStore) -> None:
-    """The tests' own PostgreSQL is an example."""
-    is_whole, reason = store.condition()
-    assert is_whole
-    assert "fsync off" in reason
-
-
 FILTERS = dict.fromkeys(("status", "cold_start", "min_duration_ms", "source", "version"))
 VALUES = {
     **(FILTERS | {"owner": "o", "before": "g", "start": "", "parent": "p", "tenant_id": "t"}),
     **{"most": 9, "entries": 5, "above": 1, "function_id": "f", "now": 1, "epoch": 2, "node": "n"},
     **{"alone": False, "bytes": 1, "is_begun": False, "machine": "", "after": "", "ids": "[]"},
 }
-HOURS = {"step_s": 10, "start": 1, "before": 9}
+HOURS: dict[str, object] = {"step_s": 10, "start": 1, "before": 9}
 
 
-@pytest.mark.parametrize(
-    ("name", "index", "more"),
-    [
-        ("records_of_function", "invocation_listing", {}),
-        ("step_of_function", "invocation_listing", {}),
-        ("ended_records", "invocation_of_tenant", {}),
-        ("step_of_ended", "invocation_of_tenant", {}),
-        ("open_records", "invocation_open", {}),
-        ("step_of_open", "invocation_open", {}),
-        ("children_of", "invocation_children", {}),
-        ("oldest_of_tenant", "invocation_of_tenant", {"with_open": True}),
-        ("oldest_of_tenant", "invocation_open_output", {"with_open": True}),
-        ("oldest_ended", "invocation_of_tenant", {}),
-        ("claim_work", "work_due", {}),
-        ("too_old", "work_due", {}),
-        ("next_inputs", "input_of_tenant", {}),
-        ("stats_of_tenant", "call_stats_pkey", HOURS),
-        ("stats_of_function", "call_stats_of_function", HOURS),
-        ("stats_by_age", "call_stats_by_age", HOURS | {"read": "[]"}),
-    ],
-)
-async def test_a_hot_statement_finds_its_rows_by_an_index(
-    store: SqlStore, name: str, index: str, more: dict[str, object]
-) -> None:
+HOT: list[tuple[str, str, dict[str, object]]] = [
+    ("records_of_function", "invocation_listing", {}),
+    ("step_of_function", "invocation_listing", {}),
+    ("ended_records", "invocation_of_tenant", {}),
+    ("step_of_ended", "invocation_of_tenant", {}),
+    ("open_records", "invocation_open", {}),
+    ("step_of_open", "invocation_open", {}),
+    ("children_of", "invocation_children", {}),
+    ("oldest_of_tenant", "invocation_of_tenant", {"with_open": True}),
+    ("oldest_of_tenant", "invocation_open_output", {"with_open": True}),
+    ("oldest_ended", "invocation_of_tenant", {}),
+    ("claim_work", "work_due", {}),
+    ("too_old", "work_due", {}),
+    ("next_inputs", "input_of_tenant", {}),
+    ("stats_of_tenant", "call_stats_pkey", HOURS),
+    ("stats_of_function", "call_stats_of_function", HOURS),
+    ("stats_by_age", "call_stats_by_age", HOURS | {"read": "[]"}),
+]
+
+
+async def test_hot_statements_find_their_rows_by_an_index(store: SqlStore) -> None:
     """With few rows PostgreSQL prefers to read a whole table; here it avoids that if it can."""
 
-    def plan(connection: Connection) -> str:
+    def plans(connection: Connection) -> list[str]:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
-        explained = connection.exec_driver_sql(f"EXPLAIN {sql(connection, name)}", VALUES | more)
-        return "\n".join(explained.scalars())
+        return [
+            "\n".join(
+                connection.exec_driver_sql(
+                    f"EXPLAIN {sql(connection, name)}", VALUES | more
+                ).scalars()
+            )
+            for name, _, more in HOT
+        ]
 
-    plan_text = await store.database.write(plan)
-    assert index in plan_text
-    assert "Seq Scan on invocation" not in plan_text
+    for (name, index, _), plan in zip(HOT, await store.database.write(plans), strict=True):
+        assert index in plan, name
+        assert "Seq Scan on invocation" not in plan, name
 
 
 # Errors without stored values ----------------------------------------------------------------
@@ -292,7 +273,7 @@ async def test_a_full_disk_of_postgresql_is_told_as_one(store: SqlStore, tmp_pat
 WHOLE = "\0a\x1ab\x1a0\0\0 é \N{GRINNING FACE} \x1a"
 
 
-async def test_text_with_nul_is_stored_whole(store: SqlStore) -> None:
+async def test_text_with_nul_is_stored_whole(store: SqlStore, tmp_path: Path) -> None:
     function = a_function(description=WHOLE, error_message=WHOLE, cluster_id=WHOLE)
     version = a_version(function, handler="echo " + WHOLE.replace("\0", ""))
     await store.create(function, version)
@@ -300,21 +281,17 @@ async def test_text_with_nul_is_stored_whole(store: SqlStore) -> None:
     assert (found.function, found.version) == (function, version)
     for text in (WHOLE, "", "\0", "\x1a0", "\x1a1", "plain"):
         saved = await store.save(replace(found.function, description=text))
-        assert not_none(await store.find(function.id)).function == saved
-
-
-async def test_a_record_with_nul_stops_no_others(store: SqlStore, tmp_path: Path) -> None:
-    function = await a_stored_function(store)
+        found = not_none(await store.find(function.id))
+        assert found.function == saved
+    plain = done(a_call(function))
+    odd = done(a_call(function), stdout=b"\0\xff\x1a")
+    odd = replace(odd, error_message=WHOLE, stderr=b"\0")
     async with opened_journal(store, tmp_path) as journal:
-        plain = done(a_call(function))
-        odd = replace(
-            done(a_call(function), stdout=b"\0\xff\x1a"), error_message=WHOLE, stderr=b"\0"
-        )
         for record in (odd, plain):
             journal.closed(record)
         await journal.synced()
-        assert await journal.get(function.id, odd.invocation_id) == odd
-        assert await journal.get(function.id, plain.invocation_id) == plain
+        for record in (odd, plain):
+            assert await journal.get(function.id, record.invocation_id) == record
 
 
 async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
@@ -526,6 +503,22 @@ class Wire:
         far.close()
 
 
+@contextlib.asynccontextmanager
+async def wired(
+    cluster: Cluster, path: Path, **options: Any
+) -> AsyncIterator[tuple[SqlStore, Wire, str]]:
+    """A store behind a `Wire`, and the database's URL that leads around it."""
+    url, wire = a_database(cluster), Wire(cluster.port)
+    through = make_conninfo(
+        host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
+    )
+    try:
+        async with open_postgresql(through, path, password=PASSWORD, **options) as store:
+            yield store, wire, url
+    finally:
+        wire.close()
+
+
 def _received(connection: socket.socket) -> bytes:
     try:
         return connection.recv(65_536)
@@ -540,28 +533,20 @@ def _end(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("cut", ["answer", "question"])
 async def test_a_commit_without_an_answer(cluster: Cluster, tmp_path: Path, cut: str) -> None:
-    url = a_database(cluster)
-    wire = Wire(cluster.port)
-    try:
-        through = make_conninfo(
-            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
-        )
-        async with open_postgresql(through, tmp_path, password=PASSWORD) as store:
-            await store.ping()
-            wire.cut = cut
-            await store.ping()
-            assert wire.has_cut.is_set()
-            assert rows_of(url, COUNT) == [(2,)]
-            function = a_function(name="one")
-            wire.has_cut.clear()
-            wire.cut = cut
-            await store.create(function, a_version(function))
-            assert wire.has_cut.is_set()
-            again = a_function(name="one")
-            with pytest.raises(Conflict):
-                await store.create(again, a_version(again))
-    finally:
-        wire.close()
+    async with wired(cluster, tmp_path) as (store, wire, url):
+        await store.ping()
+        wire.cut = cut
+        await store.ping()
+        assert wire.has_cut.is_set()
+        assert rows_of(url, COUNT) == [(2,)]
+        function = a_function(name="one")
+        wire.has_cut.clear()
+        wire.cut = cut
+        await store.create(function, a_version(function))
+        assert wire.has_cut.is_set()
+        again = a_function(name="one")
+        with pytest.raises(Conflict):
+            await store.create(again, a_version(again))
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -669,8 +654,6 @@ async def test_a_commit_is_no_other_with_its_number(cluster: Cluster, tmp_path: 
     """A transaction that did not reach the disk, or the standby, leaves its number to another
     one.
     """
-    url = a_database(cluster)
-    wire = Wire(cluster.port)
 
     def lose_and_give_the_number_again() -> None:
         wire.has_cut.wait()
@@ -681,25 +664,17 @@ async def test_a_commit_is_no_other_with_its_number(cluster: Cluster, tmp_path: 
                 other.execute("SELECT pg_current_xact_id()")
         wire.goes_on.set()
 
-    try:
-        through = make_conninfo(
-            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
-        )
-        async with open_postgresql(
-            through, tmp_path, password=PASSWORD, busy_timeout_s=scaled(20.0)
-        ) as store:
-            await store.wait_swept()  # other writes may be cut
-            await store.ping()
-            wire.cut = "hold"
-            losing = asyncio.ensure_future(asyncio.to_thread(lose_and_give_the_number_again))
-            with pytest.raises(StoreUnavailable, match="did not tell"):
-                await store.database.write(count_one)
-            await losing
-            assert rows_of(url, COUNT) == [(1,)]
-            await store.ping()
-            assert rows_of(url, COUNT) == [(2,)]
-    finally:
-        wire.close()
+    async with wired(cluster, tmp_path, busy_timeout_s=scaled(20.0)) as (store, wire, url):
+        await store.wait_swept()  # other writes may be cut
+        await store.ping()
+        wire.cut = "hold"
+        losing = asyncio.ensure_future(asyncio.to_thread(lose_and_give_the_number_again))
+        with pytest.raises(StoreUnavailable, match="did not tell"):
+            await store.database.write(count_one)
+        await losing
+        assert rows_of(url, COUNT) == [(1,)]
+        await store.ping()
+        assert rows_of(url, COUNT) == [(2,)]
 
 
 @promise("N84")
@@ -729,80 +704,62 @@ async def test_no_primary_from_before_a_known_failover(cluster: Cluster, tmp_pat
 
 async def test_nothing_is_reread_if_a_connection_ends(cluster: Cluster, tmp_path: Path) -> None:
     """A reader may accumulate results: statistics are read in slices."""
-    a_database(cluster)
-    wire = Wire(cluster.port)
-    try:
-        through = make_conninfo(
-            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
-        )
-        async with open_postgresql(through, tmp_path, password=PASSWORD) as store:
-            found: list[object] = []
+    async with wired(cluster, tmp_path) as (store, wire, _):
+        found: list[object] = []
 
-            def add(connection: Connection) -> None:
-                found.append(connection.exec_driver_sql(COUNT).scalar_one())
-                wire.cut = "question"
+        def add(connection: Connection) -> None:
+            found.append(connection.exec_driver_sql(COUNT).scalar_one())
+            wire.cut = "question"
 
-            await store.database.read(add)
-            assert wire.has_cut.is_set()
-            assert found == [0]
-            await store.newest_change()
-    finally:
-        wire.close()
+        await store.database.read(add)
+        assert wire.has_cut.is_set()
+        assert found == [0]
+        await store.newest_change()
 
 
 async def test_a_commit_nobody_knows_of_is_unknown(cluster: Cluster, tmp_path: Path) -> None:
-    url = a_database(cluster)
-    wire = Wire(cluster.port)
-    try:
-        through = make_conninfo(
-            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
-        )
-        async with open_postgresql(
-            through, tmp_path, password=PASSWORD, busy_timeout_s=BUSY_TIMEOUT_S
-        ) as store:
-            stopping: list[threading.Thread] = []
+    async with wired(cluster, tmp_path, busy_timeout_s=BUSY_TIMEOUT_S) as (store, wire, url):
+        stopping: list[threading.Thread] = []
 
-            def stop_when_cut() -> None:
-                wire.has_cut.wait()
-                cluster.stop()
+        def stop_when_cut() -> None:
+            wire.has_cut.wait()
+            cluster.stop()
 
-            def cut_for_good(connection: Connection) -> None:
-                count_one(connection)
-                cut_at_commit()
-
-            def cut_at_commit() -> None:
-                wire.cut = "answer"
-                stopping.append(threading.Thread(target=stop_when_cut))
-                stopping[0].start()
-
-            store.database.busy_timeout_s = scaled(1.0)  # until the outcome is unknown
-            with pytest.raises(StoreUnavailable, match="did not tell"):
-                await store.database.write(cut_for_good)
-            await asyncio.to_thread(stopping[0].join)
-            await asyncio.to_thread(cluster.start)
-            store.database.busy_timeout_s = BUSY_TIMEOUT_S
-            await store.ping()
-            assert rows_of(url, COUNT) == [(2,)]
-
-            # A refused operation is not in progress when it is repeated.
-            operations, operation = SqlOperations(store.database), an_operation(1)
-            wire.has_cut.clear()
-            stopping.clear()
+        def cut_for_good(connection: Connection) -> None:
+            count_one(connection)
             cut_at_commit()
-            store.database.busy_timeout_s = scaled(1.0)
-            with pytest.raises(StoreUnavailable, match="did not tell"):
-                await operations.add(operation)
-            await asyncio.to_thread(stopping[0].join)
-            await asyncio.to_thread(cluster.start)
-            store.database.busy_timeout_s = BUSY_TIMEOUT_S
-            held = "SELECT operation_id FROM operation"
-            assert rows_of(url, held) == [(operation.operation_id,)]
-            again = replace(operation, operation_id="another")
-            assert await operations.add(again) is None
-            assert await operations.add(operation) == again
-            assert rows_of(url, held) == [("another",)]
-    finally:
-        wire.close()
+
+        def cut_at_commit() -> None:
+            wire.cut = "answer"
+            stopping.append(threading.Thread(target=stop_when_cut))
+            stopping[0].start()
+
+        store.database.busy_timeout_s = scaled(1.0)  # until the outcome is unknown
+        with pytest.raises(StoreUnavailable, match="did not tell"):
+            await store.database.write(cut_for_good)
+        await asyncio.to_thread(stopping[0].join)
+        await asyncio.to_thread(cluster.start)
+        store.database.busy_timeout_s = BUSY_TIMEOUT_S
+        await store.ping()
+        assert rows_of(url, COUNT) == [(2,)]
+
+        # A refused operation is not in progress when it is repeated.
+        operations, operation = SqlOperations(store.database), an_operation(1)
+        wire.has_cut.clear()
+        stopping.clear()
+        cut_at_commit()
+        store.database.busy_timeout_s = scaled(1.0)
+        with pytest.raises(StoreUnavailable, match="did not tell"):
+            await operations.add(operation)
+        await asyncio.to_thread(stopping[0].join)
+        await asyncio.to_thread(cluster.start)
+        store.database.busy_timeout_s = BUSY_TIMEOUT_S
+        held = "SELECT operation_id FROM operation"
+        assert rows_of(url, held) == [(operation.operation_id,)]
+        again = replace(operation, operation_id="another")
+        assert await operations.add(again) is None
+        assert await operations.add(operation) == again
+        assert rows_of(url, held) == [("another",)]
 
 
 # Several servers -----------------------------------------------------------------------------
@@ -835,17 +792,13 @@ async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(tmp_p
     cluster = postgresql.running()
     async with open_postgresql(url, tmp_path / "one", node_id="one") as node:
         await node.ping()
-        cluster.disconnect(url_name(url))
+        cluster.disconnect(postgresql.name_of(url))
         async with open_postgresql(url, tmp_path / "two", node_id="two") as two:
             await two.ping()
             with pytest.raises(StoreUnavailable, match="Another quiltfn"):
                 await node.ping()
             assert rows_of(url, COUNT) == [(2,)]
         await node.ping()  # it has ended
-
-
-def url_name(url: str) -> str:
-    return str(psycopg.conninfo.conninfo_to_dict(url)["dbname"])
 
 
 def sessions_of(url: str) -> list[str]:
@@ -946,15 +899,8 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(
 ) -> None:
     """PostgreSQL's own limit does not end a session after a pipeline."""
     url = postgresql.database_of(tmp_path)
-    async with contextlib.AsyncExitStack() as stack:
-        first, second = [
-            await stack.enter_async_context(
-                open_postgresql(
-                    url, tmp_path / name, node_id=name, alone=False, busy_timeout_s=wait_s
-                )
-            )
-            for name, wait_s in (("one", 20.0), ("two", scaled(5.0)))
-        ]
+    async with servers(url, tmp_path, "one", "two") as (first, second):
+        first.database.busy_timeout_s, second.database.busy_timeout_s = 20.0, scaled(5.0)
         begun, has_written = threading.Event(), threading.Event()
         tries: list[float] = []
 
@@ -1006,19 +952,19 @@ async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> N
 async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) -> None:
     """They all add to usage, counters of functions and statistics at once."""
     url = postgresql.database_of(tmp_path)
-    async with contextlib.AsyncExitStack() as stack:
-        stores = []
-        for name in ("one", "two", "three"):
-            opened = open_postgresql(url, tmp_path / name, node_id=name, alone=False)
-            store = await stack.enter_async_context(opened)
-            journal = opened_journal(store, tmp_path / name, commit_after_s=0.002)
-            stores.append((store, await stack.enter_async_context(journal)))
+    async with servers(url, tmp_path, *"012") as stores, contextlib.AsyncExitStack() as stack:
+        journals = [
+            await stack.enter_async_context(
+                opened_journal(store, tmp_path / name, commit_after_s=0.002)
+            )
+            for store, name in zip(stores, "012", strict=True)
+        ]
         functions = [
-            await a_stored_function(stores[0][0], tenant_id=tenant) for tenant in "ab" for _ in "12"
+            await a_stored_function(stores[0], tenant_id=tenant) for tenant in "ab" for _ in "12"
         ]
 
         async def load(number: int) -> None:
-            _, journal = stores[number]
+            journal = journals[number]
             order = functions[number:] + functions[:number]
             for _ in range(100):
                 for function in order:
@@ -1029,7 +975,7 @@ async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) 
             await journal.synced()
 
         await asyncio.gather(*(load(number) for number in range(3)))
-        for stored in await stores[0][0].load():
+        for stored in await stores[0].load():
             assert stored.counters.invocation_count == 300
     usage = "SELECT tenant_id, number FROM usage WHERE kind = 'record' ORDER BY 1"
     assert rows_of(url, usage) == [("a", 600), ("b", 600)]
@@ -1055,40 +1001,6 @@ async def test_what_is_asked_again_and_again_is_planned_once(store: SqlStore) ->
         assert await store.database.read(level) == "repeatable read"
     assert await store.database.poll(look) == 1
     assert await store.database.poll(level) == "read committed"
-
-
-async def test_a_change_never_appears_behind_a_readers_back(tmp_path: Path) -> None:
-    url = postgresql.database_of(tmp_path)
-    async with contextlib.AsyncExitStack() as stack:
-        stores = [
-            await stack.enter_async_context(
-                open_postgresql(url, tmp_path / name, node_id=name, alone=False)
-            )
-            for name in ("one", "two", "three")
-        ]
-        seen: list[int] = []
-        are_done = asyncio.Event()
-
-        async def read_on() -> None:
-            last = 0
-            while True:
-                is_last = are_done.is_set()
-                page = await stores[2].changes(last)
-                seen.extend(change.number for change in page.items)
-                last = seen[-1] if seen else 0
-                if is_last:
-                    return
-                await asyncio.sleep(0)
-
-        async def make(store: SqlStore) -> None:
-            for _ in range(60):
-                await a_stored_function(store)
-
-        reading = asyncio.create_task(read_on())
-        await asyncio.gather(make(stores[0]), make(stores[1]), make(stores[0]))
-        are_done.set()
-        await reading
-        assert seen == list(range(1, 181))
 
 
 async def test_a_spool_with_records_of_another_database_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -15,7 +13,6 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, event
 
 from contract.stores import (
-    SHARED_STORES,
     SharedStoreOpener,
     a_call,
     a_function,
@@ -24,13 +21,11 @@ from contract.stores import (
     an_operation,
     done,
     eventually,
-    is_on_postgresql,
     not_none,
     opened_journal,
     rows,
 )
 from contract.test_schedule_store import a_schedule
-from forked import forked
 from manual_clock import ManualClock
 from promises import promise
 from quiltfn.api.http import idempotency
@@ -243,86 +238,50 @@ async def test_every_shared_state_is_among_the_changes(servers: tuple[Server, Se
     function = await a_stored_function(first.store)
     since = await second.store.newest_change()
     runtimes, images = SqlRuntimes(database), SqlTenantImages(database)
-    copies = SqlImageCopies(database)
+    copies, quotas = SqlImageCopies(database), SqlQuotas(database)
     keys, schedules = SqlKeys(database), SqlSchedules(database, SqlWork(database).accept_in)
     key = Key(id="a", tenant_id="t", scope=Scope.READ, prefix="p", digest="d", created_at=1)
     schedule = a_schedule(function)
     other = replace(schedule, payload="other")
     alias = Alias(name="a", version=1, revision=1)
-    made: dict[str, tuple[str, list[Callable[[], Awaitable[object]]]]] = {
-        "runtime": (
-            "etl",
-            [
-                lambda: runtimes.save("t", replace(SHELL, name="etl")),
-                lambda: runtimes.remove("t", "etl"),
-            ],
-        ),
-        "image": (
-            "0" * 64,
-            [
-                lambda: images.add(TenantImage("t", "0" * 64, 5)),
-                lambda: images.remove("t", "0" * 64),
-            ],
-        ),
-        "key": ("a", [lambda: keys.add(key), lambda: keys.revoke(key, 2)]),
-        "quota": (
-            "t",
-            [lambda: SqlQuotas(database).change("t", lambda _: TenantQuota(functions=1))],
-        ),
-        "url": (
-            function.id,
-            [
-                lambda: SqlUrls(database).save(function.id, FunctionUrl()),
-                lambda: SqlUrls(database).save(function.id, None),
-            ],
-        ),
-        "alias": (
-            function.id,
-            [
-                lambda: SqlAliases(database).save(function.id, "a", alias, None),
-                lambda: SqlAliases(database).save(function.id, "a", None, alias),
-            ],
-        ),
-        "policy": (
-            function.id,
-            [
-                lambda: SqlPolicies(database).save_async(function.id, AsyncPolicy(max_queued=7)),
-                lambda: SqlPolicies(database).save_record(function.id, None),
-            ],
-        ),
-        "schedule": (
-            schedule.id,
-            [
-                lambda: schedules.add(schedule, 10),
-                lambda: schedules.save(other, schedule),
-                lambda: schedules.remove(schedule.tenant_id, schedule.name),
-            ],
-        ),
-        "image_copy": (
-            "0" * 64,
-            [lambda: copies.state("one", ["0" * 64]), lambda: copies.state("one", [])],
-        ),
-        "function": (
-            function.id,
-            [lambda: first.store.save(function), lambda: first.store.delete(function.id)],
-        ),
-    }
-    assert made.keys() == {kind.value for kind in ChangeKind}
-    for kind, (object_id, steps) in made.items():
-        for step in steps:
-            await step()
-            (change,) = (await second.store.changes(since)).items
-            assert (change.kind, change.object_id) == (kind, object_id)
-            since += 1
-            assert change.number == since
+    urls, policies, aliases = SqlUrls(database), SqlPolicies(database), SqlAliases(database)
+    own, digest = function.id, "0" * 64
+    made: list[tuple[str, str, Callable[[], Awaitable[object]]]] = [
+        ("runtime", "etl", lambda: runtimes.save("t", replace(SHELL, name="etl"))),
+        ("runtime", "etl", lambda: runtimes.remove("t", "etl")),
+        ("image", digest, lambda: images.add(TenantImage("t", digest, 5))),
+        ("image", digest, lambda: images.remove("t", digest)),
+        ("key", "a", lambda: keys.add(key)),
+        ("key", "a", lambda: keys.revoke(key, 2)),
+        ("quota", "t", lambda: quotas.change("t", lambda _: TenantQuota(functions=1))),
+        ("url", own, lambda: urls.save(own, FunctionUrl())),
+        ("url", own, lambda: urls.save(own, None)),
+        ("alias", own, lambda: aliases.save(own, "a", alias, None)),
+        ("alias", own, lambda: aliases.save(own, "a", None, alias)),
+        ("policy", own, lambda: policies.save_async(own, AsyncPolicy(max_queued=7))),
+        ("policy", own, lambda: policies.save_record(own, None)),
+        ("schedule", schedule.id, lambda: schedules.add(schedule, 10)),
+        ("schedule", schedule.id, lambda: schedules.save(other, schedule)),
+        ("schedule", schedule.id, lambda: schedules.remove(schedule.tenant_id, schedule.name)),
+        ("image_copy", digest, lambda: copies.state("one", [digest])),
+        ("image_copy", digest, lambda: copies.state("one", [])),
+        ("function", own, lambda: first.store.save(function)),
+        ("function", own, lambda: first.store.delete(own)),
+    ]
+    assert {kind for kind, _, _ in made} == {kind.value for kind in ChangeKind}
+    for kind, object_id, step in made:
+        await step()
+        (change,) = (await second.store.changes(since)).items
+        since += 1
+        assert (change.kind, change.object_id, change.number) == (kind, object_id, since)
     # Removing a missing object, or a refused change, is not recorded.
     await runtimes.remove("t", "etl")
-    await images.remove("t", "0" * 64)
+    await images.remove("t", digest)
     await keys.revoke(key, 3)
     await schedules.remove(schedule.tenant_id, schedule.name)
     for refused in (
-        SqlUrls(database).save(function.id, FunctionUrl()),
-        SqlPolicies(database).save_async(function.id, None),
+        urls.save(own, FunctionUrl()),
+        policies.save_async(own, None),
         schedules.add(schedule, 10),
     ):
         with pytest.raises(NotFound):
@@ -365,6 +324,10 @@ async def test_changes_are_read_in_pages(servers: tuple[Server, Server]) -> None
     assert not page.has_more
     short = await second.store.changes(since, limit=1)
     assert (short.items, short.has_more) == (page.items[:1], True)
+    with pytest.raises(Outdated):
+        await first.store.save(replace(function, revision=1))
+    await first.store.delete("unknown")
+    assert (await second.store.changes(since)).items == page.items  # both changed nothing
 
 
 @promise("N21")
@@ -425,17 +388,6 @@ async def test_a_reader_beside_many_writers_misses_nothing(servers: tuple[Server
         assert not is_over or len(seen) == 160
     await asyncio.gather(*writers)
     assert len(set(seen)) == 160
-
-
-async def test_a_failed_change_leaves_no_trace(servers: tuple[Server, Server]) -> None:
-    first, second = servers
-    function = await a_stored_function(first.store)
-    await first.store.save(function)
-    newest = await second.store.newest_change()
-    with pytest.raises(Outdated):
-        await first.store.save(function)
-    await first.store.delete("unknown")
-    assert await second.store.newest_change() == newest
 
 
 @promise("D29", "N21")
@@ -707,49 +659,6 @@ async def test_a_renamed_server_ends_what_it_left_under_its_old_name(tmp_path: P
             found = not_none(await journal.get(function.id, call.invocation_id))
             assert found.status is Status.INTERRUPTED
     assert rows(tmp_path, "SELECT name, epoch FROM node ORDER BY epoch") == [("old", 1), ("new", 2)]
-
-
-def dies(path: Path, kind: str) -> None:
-    """The process of a server that is killed with one invocation in the store and one in its
-    spool.
-    """
-
-    async def open_calls() -> None:
-        async with SHARED_STORES[kind](path / "shared", "two") as store:
-            (stored,) = await store.load()
-            async with opened_journal(store, path / "two") as journal:
-                calls = [of_node(stored.function, "two") for _ in range(2)]
-                journal.opened(calls[0])
-                await journal.synced()
-                journal.opened(calls[1])  # only in the spool
-                print(*(one.invocation_id for one in calls), flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    asyncio.run(open_calls())
-
-
-@promise("D28")
-async def test_one_crash_stops_no_other(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    async with started(open_shared, tmp_path, "one") as server:
-        function = await a_stored_function(server.store)
-        ours = of_node(function, "one")
-        server.journal.opened(ours)
-        kind = "postgresql" if is_on_postgresql(tmp_path / "shared") else "sqlite"
-        with forked(dies, tmp_path, kind) as process:
-            output = process.said.read()
-            assert process.wait() == -signal.SIGKILL
-        in_store, in_spool = output.decode().splitlines()[-1].split()  # after notices of its start
-        server.journal.closed(done(ours))
-        await server.journal.synced()
-        function = await server.store.save(replace(function, description="goes on"))
-        left = not_none(await server.journal.get(function.id, in_store))
-        assert left.status is Status.RUNNING  # as far as this server can know
-        async with started(open_shared, tmp_path, "two") as other:
-            for invocation_id in (in_store, in_spool):
-                found = not_none(await server.journal.get(function.id, invocation_id))
-                assert found.status is Status.INTERRUPTED
-            assert names(other) == {function.name: (2, 1)}
-            assert await other.journal.get(function.id, ours.invocation_id) == done(ours)
 
 
 async def test_a_spool_belongs_to_a_server(open_shared: SharedStoreOpener, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,6 @@ from alembic.runtime.migration import MigrationContext
 from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
-import postgresql
 from contract.stores import (
     STORES,
     StoreOpener,
@@ -90,12 +89,6 @@ async def connected(path: Path) -> AsyncIterator[SqlSlots]:
         yield SqlSlots(connection.run)
     finally:
         await connection.aclose()
-
-
-@pytest.fixture(autouse=True)
-def _no_databases_left() -> Iterator[None]:
-    yield
-    postgresql.drop_databases()
 
 
 @pytest.fixture

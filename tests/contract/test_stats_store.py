@@ -26,11 +26,11 @@ from quiltfn.model.stats import (
     HOUR_S,
     KEPT_S,
     MINUTE_S,
-    STEPS,
     CallStats,
     Stretch,
     floor_to,
 )
+from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqlStats, SqlStore, SqlWork
 from quiltfn.store.calls.stats import FOLD_ROWS, READ_ROWS
 from quiltfn.store.database import tables
@@ -76,46 +76,35 @@ def called(journal: SpoolJournal, function: Function, code: int = 0) -> Invocati
     return ended
 
 
-async def test_a_commit_counts_what_ended_in_the_stretch_in_which_it_did(
-    stats: SqlStats, journal: SpoolJournal, function: Function
+async def test_commits_count_what_ended_in_the_stretch_in_which_it_did(
+    stats: SqlStats, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
+    added: list[tuple[Stretch, int]] = []
+    journal.on_counted.connect(lambda sums: added.extend((k, v.mib_ms) for k, v in sums.items()))
     for code in (0, 0, 7):
         called(journal, function, code)
     journal.opened(a_call(function))  # it runs, and does not count as ended
     await journal.synced()
     ((start, sums),) = await stats.of_function("default", function.id, WHOLE, FINEST_S)
     assert start == floor_to(FINEST_S, ENDED)
+    assert added == [(Stretch("default", FINEST_S, start, function.id), 3 * 512 * 3)]
     assert sums.calls == {"success": 2, "failed": 1}
     assert sums.mib_ms == 3 * 512 * 3
     assert sums.percentiles_ms(0.5) == [pytest.approx(3, rel=0.05)]
-
-
-async def test_many_commits_of_a_stretch_are_one_row(
-    stats: SqlStats, journal: SpoolJournal, function: Function, tmp_path: Path
-) -> None:
-    for _ in range(5):
+    for _ in range(2):
         called(journal, function)
         await journal.synced()
     assert rows(tmp_path, "SELECT count(*) FROM call_stats") == [(1,)]
     assert (await of_all_time(stats, function)).count == 5
 
 
-async def test_a_commit_tells_what_it_added(journal: SpoolJournal, function: Function) -> None:
-    counted: list[tuple[Stretch, int]] = []
-    journal.on_counted.connect(lambda sums: counted.extend((k, v.mib_ms) for k, v in sums.items()))
-    called(journal, function)
-    await journal.synced()
-    start = floor_to(FINEST_S, ENDED)
-    assert counted == [(Stretch("default", FINEST_S, start, function.id), 3 * 512)]
-
-
 @promise("D36")
 @pytest.mark.parametrize("is_swept", [True, False])
-async def test_a_segment_that_comes_back_counts_nothing_again(
+async def test_statistics_outlive_functions_and_a_segment_that_comes_back_counts_nothing_again(
     store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path, is_swept: bool
 ) -> None:
     """A power cut can bring back invocations that were committed, also of a function deleted
-    since.
+    since: neither their statistics nor records and counters change.
     """
     gone = await a_stored_function(store)
     late = await a_stored_function(store)
@@ -131,9 +120,14 @@ async def test_a_segment_that_comes_back_counts_nothing_again(
     await store.wait_swept()
     for name, content in stale.items():
         (tmp_path / name).write_bytes(content)
-    async with opened_journal(store, tmp_path):
+    before = [one.counters for one in await store.load()]
+    async with opened_journal(store, tmp_path) as journal:
         for owner in (function, gone, late):
             assert (await of_all_time(stats, owner)).count == 1
+        assert [one.counters for one in await store.load()] == before
+        assert (await journal.query(InvocationQuery(function_id=gone.id, limit=9))).items == []
+        (record,) = (await journal.query(InvocationQuery(function_id=function.id, limit=9))).items
+        assert record.status is Status.SUCCESS
 
 
 async def test_the_check_would_find_a_call_that_was_counted_twice(
@@ -253,17 +247,6 @@ async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
     await work.cancel(function.id, piece.record.invocation_id, NOW_MS // 1000)
     sums = await of_all_time(stats, function)
     assert (sums.queued, sums.calls) == (1, {"cancelled": 1})
-
-
-@promise("D36")
-async def test_statistics_outlive_the_function(
-    store: SqlStore, stats: SqlStats, journal: SpoolJournal, function: Function
-) -> None:
-    called(journal, function)
-    await journal.synced()
-    await store.delete(function.id)
-    await store.wait_swept()
-    assert (await of_all_time(stats, function)).count == 1
 
 
 async def test_no_tenant_sees_another_s(
@@ -432,11 +415,6 @@ async def test_what_is_remembered_of_deleted_functions_calls_is_forgotten_in_tim
     clock.time += 700
     await prune_all(stats)
     assert rows(tmp_path, "SELECT count(*) FROM counted_call") == [(0,)]
-
-
-def test_how_long_each_step_is_kept() -> None:
-    days = {step: KEPT_S[step] / DAY_S for step in STEPS}
-    assert days == {10: 1 / 24, 60: 1, 300: 8, 3600: 400}
 
 
 async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(

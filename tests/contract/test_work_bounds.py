@@ -2,7 +2,6 @@
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -39,12 +38,6 @@ pytestmark = promise("D34")
 SIZE = 1000
 ONE = INPUT_BYTES + SIZE
 LATE_S = 4_000_000_000
-
-
-@pytest.fixture
-async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
-    async with opened_journal(store, tmp_path) as opened:
-        yield opened
 
 
 GIVEN = Input(payload=bytes(SIZE))
@@ -135,10 +128,9 @@ async def test_the_input_of_another_call_is_kept_only_where_there_is_room(
 
 
 async def test_inputs_are_pruned_beyond_the_bound_of_all_whoever_has_most_first(
-    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     other = await a_stored_function(store, tenant_id="other")
-    queue = SqlWork(store.database)
     most = await finished(queue, journal, function, 6)
     least = await finished(queue, journal, other, 2)
     retention = SqlInputRetention(store.database, StorageLimit(all=5 * ONE))
@@ -149,6 +141,7 @@ async def test_inputs_are_pruned_beyond_the_bound_of_all_whoever_has_most_first(
 
 async def test_what_stays_is_passed_over_once_and_not_in_every_step(
     store: SqlStore,
+    queue: SqlWork,
     journal: SpoolJournal,
     function: Function,
     tmp_path: Path,
@@ -156,7 +149,6 @@ async def test_what_stays_is_passed_over_once_and_not_in_every_step(
 ) -> None:
     """The oldest wait, however many they are: a step examines some, and the next one continues."""
     monkeypatch.setattr(old_inputs, "STEP_ROWS", 4)
-    queue = SqlWork(store.database)
     for _ in range(10):
         await an_accepted(queue, function, due_at_ms=2 * NOW_MS, input=GIVEN)
     over = await finished(queue, journal, function, 3)
@@ -170,9 +162,8 @@ async def test_what_stays_is_passed_over_once_and_not_in_every_step(
 
 
 async def test_a_record_takes_its_input_attempts_and_dead_letter_with_it(
-    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    queue = SqlWork(store.database)
     waiting = await given(queue, function, 3)
     for record in await claimed(queue, function, 1):
         await attempted(journal, record, 1, dead_letter="attempts")
@@ -186,9 +177,8 @@ async def test_a_record_takes_its_input_attempts_and_dead_letter_with_it(
 
 
 async def test_a_record_whose_work_waits_is_never_pruned(
-    store: SqlStore, journal: SpoolJournal, function: Function
+    store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function
 ) -> None:
-    queue = SqlWork(store.database)
     waiting = await given(queue, function, 5)
     retention = SqlRetention(store.database, ManualClock(LATE_S))
     keep = RetentionPolicy(count=1, seconds=60, size=StorageLimit(tenant=1, all=1))
@@ -198,12 +188,11 @@ async def test_a_record_whose_work_waits_is_never_pruned(
 
 
 async def test_bounds_in_bytes_take_the_output_of_attempts_of_work_that_waits_oldest_first(
-    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     """Output is removed in the order of records, also from recent work and between two attempts,
     and nothing else of that work. Limits in number do not affect it.
     """
-    queue = SqlWork(store.database)
     over = await finished(queue, journal, function, 2)
     waiting = await given(queue, function, 6)
     over += await given(queue, function, 2)
@@ -242,9 +231,8 @@ async def test_bounds_in_bytes_take_the_output_of_attempts_of_work_that_waits_ol
 
 @OF_SQLITE
 async def test_on_a_full_disk_nothing_is_accepted_and_what_runs_ends(
-    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    queue = SqlWork(store.database)
     made = await given(queue, function, 4)
     ends, retried = await claimed(queue, function, 2)
     for record in (ends, retried):
@@ -267,9 +255,12 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_runs_ends(
 
 
 async def test_a_start_on_a_full_disk_puts_off_what_becomes_of_claimed_work(
-    store: SqlStore, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore,
+    queue: SqlWork,
+    function: Function,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    queue = SqlWork(store.database)
     async with opened_journal(store, tmp_path) as journal:
         (call,) = await given(queue, function, 1)
         (record,) = await claimed(queue, function)

@@ -195,15 +195,6 @@ async def test_without_the_spool_it_is_unknown(open_store: StoreOpener, tmp_path
     assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
 
 
-async def test_the_policy_decides_what_follows(open_store: StoreOpener, tmp_path: Path) -> None:
-    policy = AsyncPolicy(on_failure=Destination(url="https://example.org"))
-    was = await crashed(open_store, tmp_path, hand_over, policy)
-    assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
-    ((key, call, field),) = rows(tmp_path, "SELECT id, invocation_id, policy_field FROM delivery")
-    assert (call, field) == (was.call, "on_failure")
-    assert key != was.call
-
-
 async def test_the_work_of_a_server_that_still_runs_is_left_alone(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:

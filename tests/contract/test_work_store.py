@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from contract.stores import (
     a_stored_function,
     change,
     done,
+    explained,
     not_none,
     opened_journal,
+    pages_of,
     rows,
 )
 from promises import promise
@@ -49,17 +51,6 @@ WHOLE_TABLE = re.compile(
     r"SCAN (work|input|dead_letter|delivery|schedule)\b(?! USING INDEX work_claimed)"
 )
 NEVER = Destination(url="https://example.org/hook")
-
-
-@pytest.fixture
-async def queue(store: SqlStore) -> SqlWork:
-    return SqlWork(store.database)
-
-
-@pytest.fixture
-async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
-    async with opened_journal(store, tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -356,19 +347,6 @@ async def test_a_record_that_is_stored_again_is_carried_out_once(
     assert stored.counters.invocation_count == 1
 
 
-async def test_what_is_to_be_sent_is_stored_with_the_end(
-    queue: SqlWork, journal: SpoolJournal, function: Function, tmp_path: Path
-) -> None:
-    await an_accepted(queue, function)
-    (record,) = await claimed(queue, function)
-    await attempted(journal, record, destination_id="d-1")
-    query = "SELECT id, function_id, invocation_id, policy_field, status, body FROM delivery"
-    ((key, owner, call, field, status, body),) = rows(tmp_path, query)
-    assert (key, owner, call) == ("d-1", function.id, record.invocation_id)
-    assert (field, status) == ("on_success", "waiting")
-    assert record.invocation_id.encode() in body  # type: ignore[operator]
-
-
 async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
     queue: SqlWork,
     journal: SpoolJournal,
@@ -436,18 +414,6 @@ async def dead(queue: SqlWork, journal: SpoolJournal, function: Function) -> str
     (record,) = await claimed(queue, function)
     await attempted(journal, record, 1, dead_letter="attempts")
     return call
-
-
-async def test_dead_letters_are_listed_in_pages_newest_first(
-    queue: SqlWork, journal: SpoolJournal, function: Function
-) -> None:
-    made = [await dead(queue, journal, function) for _ in range(3)]
-    page = await queue.dead_letters(function.id, 2, None)
-    rest = await queue.dead_letters(function.id, 2, page.next_cursor)
-    listed = [one.invocation_id for one in (*page.items, *rest.items)]
-    assert (listed, rest.next_cursor) == (made[::-1], None)
-    with pytest.raises(Unprocessable):
-        await queue.dead_letters(function.id, 2, "no cursor")
 
 
 async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
@@ -524,13 +490,23 @@ def counted_statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield found
 
 
-async def test_a_redrive_takes_dead_letters_once_and_all_or_none(
-    queue: SqlWork, journal: SpoolJournal, function: Function
+async def test_dead_letters_are_listed_dropped_and_redriven_once(
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore
 ) -> None:
-    first, other = [await dead(queue, journal, function) for _ in range(2)]
+    made = [await dead(queue, journal, function) for _ in range(3)]
+    pages = await pages_of(lambda cursor: queue.dead_letters(function.id, 2, cursor))
+    assert [[one.invocation_id for one in page] for page in pages] == [made[:0:-1], made[:1]]
+    with pytest.raises(Unprocessable):
+        await queue.dead_letters(function.id, 2, "no cursor")
+    dropped, first, other = made
+    assert not await queue.drop_dead_letter((await a_stored_function(store)).id, dropped)
+    assert await queue.drop_dead_letter(function.id, dropped)
+    assert not await queue.drop_dead_letter(function.id, dropped)
+    assert await journal.get(function.id, dropped) is not None
+
     full = [(key, a_piece(function, max_queued=1)) for key in (first, other)]
     with pytest.raises(CapacityFull):
-        await queue.redrive(function.id, full)
+        await queue.redrive(function.id, full)  # all or none
     assert len((await queue.dead_letters(function.id, 5, None)).items) == 2
     again = [(key, a_piece(function)) for key in (first, other)]
     await queue.drop_dead_letter(function.id, other)
@@ -538,17 +514,6 @@ async def test_a_redrive_takes_dead_letters_once_and_all_or_none(
     new = again[0][1].record.invocation_id
     assert sorted(map(list, redriven)) == [[], [], [new]]
     assert [record.invocation_id for record in await claimed(queue, function, 9)] == [new]
-
-
-async def test_a_dropped_dead_letter_leaves_its_record(
-    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore
-) -> None:
-    other = await a_stored_function(store)
-    call = await dead(queue, journal, function)
-    assert not await queue.drop_dead_letter(other.id, call)
-    assert await queue.drop_dead_letter(function.id, call)
-    assert not await queue.drop_dead_letter(function.id, call)
-    assert await journal.get(function.id, call) is not None
 
 
 async def test_a_function_keeps_so_many_dead_letters_and_the_newest(
@@ -586,16 +551,13 @@ async def test_inputs_are_kept_as_the_record_policy_says(
     waiting = await an_accepted(queue, function)
     await queue.cancel(function.id, waiting, NOW_S)
     assert await queue.input(waiting) is None
-
-
-async def test_the_input_of_any_call_can_be_kept(queue: SqlWork, function: Function) -> None:
-    call = done(a_call(function))
+    other = done(a_call(function))  # of any invocation
     given = Input(
         payload=b"\xff\x00", environment={"A": "ü"}, version=3, caller="k", may_write=True
     )
-    await queue.keep_input(call, given)
-    await queue.keep_input(call, Input())
-    assert await queue.input(call.invocation_id) == given
+    await queue.keep_input(other, given)
+    await queue.keep_input(other, Input())
+    assert await queue.input(other.invocation_id) == given
 
 
 @promise("D35")
@@ -633,9 +595,10 @@ def found_on_disk(path: Path, *secrets: bytes) -> bool:
     return any(secret in written for secret in secrets)
 
 
-async def test_the_input_of_one_call_does_not_pass_for_that_of_another(
+async def test_undecryptable_work_is_a_dead_letter(
     function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
+    """The input of another invocation cannot be decrypted, either."""
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
     first, other = await an_accepted(sealed, function), await an_accepted(sealed, function)
     change(
@@ -643,20 +606,14 @@ async def test_the_input_of_one_call_does_not_pass_for_that_of_another(
         "UPDATE input SET payload = (SELECT payload FROM input AS given "
         f"WHERE given.invocation_id = '{first}') WHERE invocation_id = '{other}'",
     )
-    assert await sealed.input(first) is not None
     with pytest.raises(Unprocessable):
         await sealed.input(other)
-
-
-async def test_undecryptable_work_is_a_dead_letter(function: Function, store: SqlStore) -> None:
-    sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
-    call = await an_accepted(sealed, function)
     claim = await SqlWork(store.database).claim(function.id, 5, NOW_MS, is_begun=False)
-    assert (claim.work, [one.status for one in claim.ended]) == ([], [Status.ERROR])
-    (letter,) = (await sealed.dead_letters(function.id, 5, None)).items
-    assert letter.invocation_id == call
-    assert "encrypted" in (letter.error_message or "")
-    assert await sealed.input(call) is not None
+    assert (claim.work, [one.status for one in claim.ended]) == ([], [Status.ERROR] * 2)
+    letters = (await sealed.dead_letters(function.id, 5, None)).items
+    assert {one.invocation_id for one in letters} == {first, other}
+    assert all("encrypted" in (one.error_message or "") for one in letters)
+    assert await sealed.input(first) is not None
 
 
 # Deletion ------------------------------------------------------------------------------------
@@ -759,14 +716,6 @@ async def test_hot_statements_use_indexes_of_the_queue(store: SqlStore) -> None:
         assert all(index in plan_text for index in indices), plan_text
         assert "SEARCH" in plan_text
         assert not WHOLE_TABLE.search(plan_text), plan_text
-
-
-async def explained(store: SqlStore, statement: str, values: object = ()) -> list[str]:
-    def read(connection: Connection) -> list[str]:
-        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, values)  # type: ignore[arg-type]
-        return [str(row[3]) for row in plan]
-
-    return await store.database.read(read)
 
 
 async def test_a_closed_store_has_its_queue(open_store: StoreOpener, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_reader_ahead_of_the_record_or_of_an_earlier_attempt_hears_it(api: Api
         assert found[-1].name == "end"
 
 
-@promise("A38")
+@promise("A38", "P18")
 def test_a_running_call_is_followed_by_any_number_of_readers(api: Api) -> None:
     function_id = api.active("for i in 1 2 3 4 5 6; do echo $i; sleep 0.1; done")
     with streaming(api, "POST", invoke(function_id)) as (answer, coming):

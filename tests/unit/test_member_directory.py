@@ -29,14 +29,13 @@ def test_only_members_are_known_and_only_an_operator_removes_them() -> None:
     assert known.refusal("out") == REMOVED
     assert known.refusal("one") == OWN_NAME
     assert known.refusal("alone") == UNKNOWN, "a server that was alone has a row, too"
-
-
-def test_what_was_known_is_replaced() -> None:
-    known = MemberDirectory("one")
-    known.learned([member("two"), member("three", address="")])
-    assert known.refusal("three") is None
-    assert known.address("three") is None
-    known.learned([member("two", state=NodeState.REMOVED, address="elsewhere:2")])
-    assert known.refusal("two") == REMOVED
-    assert known.address("two") == "elsewhere:2"
-    assert known.refusal("three") == UNKNOWN
+    # What was known is replaced.
+    known.learned(
+        [
+            member("two", state=NodeState.REMOVED, address="elsewhere:2"),
+            member("left", address=""),
+        ]
+    )
+    assert (known.refusal("two"), known.address("two")) == (REMOVED, "elsewhere:2")
+    assert (known.refusal("left"), known.address("left")) == (None, None)
+    assert known.refusal("gone") == UNKNOWN

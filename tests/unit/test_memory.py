@@ -30,14 +30,18 @@ def ready(member: Member, count: int = 1) -> None:
 # Evictions -----------------------------------------------------------------------------------
 
 
-def test_nobody_leaves_where_there_is_room() -> None:
-    memory = Memory(budget_mib=100, held_mib=50)
-    assert memory.choose([candidate(1, 10, 1)], 50) == (0, [])
-
-
-def test_prewarmed_sandboxes_leave_first() -> None:
-    memory = Memory(budget_mib=100, held_mib=100, prewarmed_mib=12)
-    assert memory.choose([candidate(1, 10, 1)], 10) == (10, [])
+@pytest.mark.parametrize(
+    ("memory", "needed", "of_stock"),
+    [
+        (Memory(budget_mib=100, held_mib=50), 50, 0),  # there is room
+        (Memory(budget_mib=100, held_mib=100, prewarmed_mib=12), 10, 10),  # prewarmed ones first
+        (Memory(budget_mib=100, held_mib=100, prewarmed_mib=5), 16, 0),  # it would be in vain
+        (Memory(budget_mib=100, held_mib=100, leaving_mib=30), 30, 0),  # others leave already
+    ],
+)
+def test_no_instance_leaves_that_need_not(memory: Memory, needed: float, of_stock: float) -> None:
+    assert memory.choose([candidate(1, 10, 1)], needed) == (of_stock, [])
+    assert memory.fits(1) == (memory.held_mib == 50)  # what leaves counts until it is gone
 
 
 def test_then_the_parked_then_those_worth_least_and_no_more_than_needed() -> None:
@@ -50,17 +54,6 @@ def test_then_the_parked_then_those_worth_least_and_no_more_than_needed() -> Non
     ]
     of_stock, chosen = memory.choose(idle, 30)
     assert (of_stock, numbers(chosen)) == (5, [3, 2, 4])
-
-
-def test_nobody_leaves_in_vain() -> None:
-    memory = Memory(budget_mib=100, held_mib=100, prewarmed_mib=5)
-    assert memory.choose([candidate(1, 10, 1)], 16) == (0, [])
-
-
-def test_what_is_leaving_already_need_not_be_made_room_for_twice() -> None:
-    memory = Memory(budget_mib=100, held_mib=100, leaving_mib=30)
-    assert memory.choose([candidate(1, 10, 1)], 30) == (0, [])
-    assert not memory.fits(1)  # but it counts until it is gone
 
 
 def test_the_clock_rises_to_what_was_evicted_so_that_the_long_useful_do_not_stay() -> None:
@@ -214,15 +207,7 @@ def test_an_instance_counts_its_limit_with_a_call_and_what_it_uses_without() -> 
     member.measure(1, 33.0)
     assert machine.memory.held_mib == 33.0
     member.acquire()
-    assert machine.memory.held_mib == 256
-
-
-def test_one_that_is_measured_while_it_runs_counts_that_once_it_is_idle() -> None:
-    machine = NodeSimulation([256.0])
-    (member,) = machine.members
-    member.acquire()
-    member.started(1)
-    member.measure(1, 9.0)
+    member.measure(1, 9.0)  # while it runs: that counts once it is idle
     assert machine.memory.held_mib == 256
     member.release(1)
     member.cleaned(1)

@@ -60,11 +60,27 @@ def test_nodes_that_beat_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None
     assert watch.for_seconds(90) == []
 
 
-def test_a_node_whose_beat_stands_still_for_the_reap_time_is_taken_over() -> None:
-    watch = Watch("c", "b")
+@pytest.mark.parametrize(
+    ("names", "changes", "expected"),
+    [
+        ("cb", {}, [(98.0, "b")]),  # its heartbeat changed 2 s before that
+        ("b", {}, []),  # no node takes itself over
+        ("cb", {"presence": Presence.LEFT}, [(0.0, "b")]),
+        ("cb", {"presence": Presence.GONE}, []),  # it was taken over
+        # The next one by name is first, and the others follow.
+        ("cabd", {}, [(98.0, "b")]),
+        ("dabc", {}, [(100.0, "b")]),
+        ("abcd", {}, [(102.0, "b")]),
+    ],
+)
+def test_a_node_whose_beat_stands_still_is_taken_over_after_the_reap_time(
+    names: str, changes: dict[str, object], expected: list[tuple[float, str]]
+) -> None:
+    watch = Watch(*names)
     watch.for_seconds(10)
     watch.standing = {"b"}
-    assert watch.for_seconds(200) == [(98.0, "b")]  # Its heartbeat changed 2 s before that.
+    watch.change("b", **changes)
+    assert watch.for_seconds(1000) == expected
 
 
 @promise("N34")
@@ -79,27 +95,6 @@ def test_a_node_is_waited_for_as_long_as_its_own_times_say() -> None:
     sooner.for_seconds(10)
     sooner.standing = {"b"}
     assert sooner.for_seconds(200) == [(98.0, "b")]
-
-
-def test_a_node_never_takes_itself_over() -> None:
-    watch = Watch("a")
-    watch.standing = {"a"}
-    assert watch.for_seconds(1000) == []
-
-
-def test_a_node_that_left_is_taken_over_at_once() -> None:
-    watch = Watch("c", "b")
-    watch.for_seconds(10)
-    watch.standing = {"b"}
-    watch.change("b", presence=Presence.LEFT)
-    assert watch.for_seconds(20) == [(0.0, "b")]
-
-
-def test_a_node_that_was_taken_over_is_left_alone() -> None:
-    watch = Watch("c", "b")
-    watch.standing = {"b"}
-    watch.change("b", presence=Presence.GONE)
-    assert watch.for_seconds(1000) == []
 
 
 def test_another_epoch_is_a_movement_as_a_beat_is() -> None:
@@ -131,17 +126,6 @@ def test_a_short_pause_counts_and_a_longer_one_does_not(gap_s: float, is_due: bo
     assert watch.for_seconds(96) == []
     watch.now += gap_s - 2
     assert (watch.look() == ["b"]) is is_due
-
-
-@pytest.mark.parametrize(
-    ("name", "after_s"), [("c", 98.0), ("d", 100.0), ("a", 102.0)], ids=["next", "second", "third"]
-)
-def test_the_next_by_name_is_first_and_the_others_follow(name: str, after_s: float) -> None:
-    others = [one for one in ("a", "b", "c", "d") if one != name]
-    watch = Watch(name, *others)
-    watch.for_seconds(10)
-    watch.standing = {"b"}
-    assert watch.for_seconds(200) == [(after_s, "b")]
 
 
 def test_who_is_gone_is_nobody_to_wait_for() -> None:

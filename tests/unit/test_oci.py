@@ -18,7 +18,7 @@ from quiltfn.launcher.state import SERVER_UIDS, UID_BASE, UIDS_PER_SANDBOX
 pytestmark = promise("F10", "F28")
 
 Config = dict[str, Any]
-Rule = Callable[[Config, oci.Host, Limits], None]
+Rule = Callable[..., None]
 RULES: list[Rule] = []
 CGROUP = "/quiltfn/0badcafe/0123"
 NETNS = "/proc/self/fd/17"
@@ -69,9 +69,7 @@ FIVE = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN"]
 
 
 @rule
-def the_process_has_five_capabilities_and_nothing_of_the_environment(
-    it: Config, _host: oci.Host, _limits: Limits
-) -> None:
+def the_process_has_five_capabilities_and_nothing_of_the_environment(it: Config, **_: Any) -> None:
     process, capabilities = it["process"], it["process"]["capabilities"]
     assert {name: sorted(some) for name, some in capabilities.items()} == {
         **dict.fromkeys(("bounding", "effective", "permitted"), FIVE),
@@ -98,7 +96,7 @@ def the_guest_alone_is_started_and_stands_above_the_launcher(
 
 
 @rule
-def resource_limits(it: Config, _host: oci.Host, limits: Limits) -> None:
+def resource_limits(it: Config, limits: Limits, **_: Any) -> None:
     """There is no limit of pending signals: it would apply to all sandboxes together."""
     found = {one["type"]: (one["soft"], one["hard"]) for one in it["process"]["rlimits"]}
     assert found == {
@@ -114,9 +112,7 @@ def resource_limits(it: Config, _host: oci.Host, limits: Limits) -> None:
 
 
 @rule
-def every_namespace_is_new_or_a_network_made_for_it(
-    it: Config, _host: oci.Host, _limits: Limits
-) -> None:
+def every_namespace_is_new_or_a_network_made_for_it(it: Config, **_: Any) -> None:
     kinds = ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"]
     assert sorted(one["type"] for one in it["linux"]["namespaces"]) == kinds
     entered = [one for one in it["linux"]["namespaces"] if "path" in one]
@@ -124,7 +120,7 @@ def every_namespace_is_new_or_a_network_made_for_it(
 
 
 @rule
-def users_are_mapped_to_a_range_of_their_own(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def users_are_mapped_to_a_range_of_their_own(it: Config, **_: Any) -> None:
     (users,), (groups,) = it["linux"]["uidMappings"], it["linux"]["gidMappings"]
     assert users == groups
     assert users["containerID"] == 0
@@ -137,30 +133,26 @@ def users_are_mapped_to_a_range_of_their_own(it: Config, _host: oci.Host, _limit
 
 
 @rule
-def the_root_is_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
+def the_root_is_read_only(it: Config, host: oci.Host, **_: Any) -> None:
     assert it["root"] == {"path": host.root, "readonly": True}
 
 
 @rule
-def no_sysfs_and_no_control_groups(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def no_sysfs_and_no_control_groups(it: Config, **_: Any) -> None:
     kinds = {one["type"] for one in it["mounts"]}
     assert kinds <= {"proc", "tmpfs", "devpts", "bind"}
     assert not [point for point in mounts(it) if point.startswith("/sys")]
 
 
 @rule
-def everything_is_nosuid_and_all_but_dev_is_nodev(
-    it: Config, _host: oci.Host, _limits: Limits
-) -> None:
+def everything_is_nosuid_and_all_but_dev_is_nodev(it: Config, **_: Any) -> None:
     assert all("nosuid" in one["options"] for one in it["mounts"])
     with_nodes = [p for p, one in mounts(it).items() if "nodev" not in one["options"]]
     assert with_nodes == ["/dev", "/dev/pts"]
 
 
 @rule
-def file_systems_of_the_kernel_are_new_small_and_hide_other_users(
-    it: Config, _host: oci.Host, _limits: Limits
-) -> None:
+def file_systems_of_the_kernel_are_new_small_and_hide_other_users(it: Config, **_: Any) -> None:
     for point, kind, options in (
         ("/proc", "proc", "nosuid noexec nodev hidepid=2 gid=0"),
         ("/dev", "tmpfs", "nosuid noexec mode=755 size=64k nr_inodes=64"),
@@ -174,7 +166,7 @@ def file_systems_of_the_kernel_are_new_small_and_hide_other_users(
 
 
 @rule
-def what_is_writable_has_a_size(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def what_is_writable_has_a_size(it: Config, **_: Any) -> None:
     for point, mount in mounts(it).items():
         if mount["type"] == "tmpfs":
             names = {option.split("=")[0] for option in mount["options"]}
@@ -183,7 +175,7 @@ def what_is_writable_has_a_size(it: Config, _host: oci.Host, _limits: Limits) ->
 
 
 @rule
-def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
+def binds_are_read_only(it: Config, host: oci.Host, **_: Any) -> None:
     binds = {point: one for point, one in mounts(it).items() if one["type"] == "bind"}
     assert set(binds) - set(host.binds) <= {"/app", "/etc/hosts", "/etc/resolv.conf"}, (
         "what was asked for"
@@ -193,9 +185,7 @@ def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
 
 
 @rule
-def only_bounded_file_systems_in_memory_are_writable(
-    it: Config, _host: oci.Host, limits: Limits
-) -> None:
+def only_bounded_file_systems_in_memory_are_writable(it: Config, limits: Limits, **_: Any) -> None:
     places = ["/tmp", *it["process"]["args"][6:]]
     for point in places:
         assert mounts(it)[point]["type"] == "tmpfs", point
@@ -207,16 +197,14 @@ def only_bounded_file_systems_in_memory_are_writable(
 
 
 @rule
-def of_the_host_nothing_is_shown_but_what_was_named(
-    it: Config, host: oci.Host, _limits: Limits
-) -> None:
+def of_the_host_nothing_is_shown_but_what_was_named(it: Config, host: oci.Host, **_: Any) -> None:
     shown = {one["source"] for one in it["mounts"] if one["type"] == "bind"}
     ours = {source for source in shown if source.startswith("/run/quiltfn/")}
     assert shown - ours <= set(host.binds.values())
 
 
 @rule
-def every_place_is_a_normal_path(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def every_place_is_a_normal_path(it: Config, **_: Any) -> None:
     for point in [*mounts(it), *it["linux"]["maskedPaths"], *it["linux"]["readonlyPaths"]]:
         assert str(PurePosixPath(point)) == point
         assert point.startswith("/")
@@ -225,7 +213,7 @@ def every_place_is_a_normal_path(it: Config, _host: oci.Host, _limits: Limits) -
 
 
 @rule
-def secrets_of_the_kernel_are_masked(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def secrets_of_the_kernel_are_masked(it: Config, **_: Any) -> None:
     names = "acpi asound cmdline interrupts kcore keys latency_stats pressure sched_debug scsi"
     assert {f"/proc/{one}" for one in [*names.split(), "timer_list"]} <= set(
         it["linux"]["maskedPaths"]
@@ -233,9 +221,7 @@ def secrets_of_the_kernel_are_masked(it: Config, _host: oci.Host, _limits: Limit
 
 
 @rule
-def switches_of_the_kernel_and_the_host_s_device_nodes_are_read_only(
-    it: Config, _host: oci.Host, _limits: Limits
-) -> None:
+def switches_of_the_kernel_and_the_host_s_device_nodes_are_read_only(it: Config, **_: Any) -> None:
     """The device nodes can still be written to; only their times can't be set."""
     switches = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
     devices = [f"/dev/{one}" for one in ("full", "null", "random", "tty", "urandom", "zero")]
@@ -247,7 +233,7 @@ def switches_of_the_kernel_and_the_host_s_device_nodes_are_read_only(
 
 @rule
 def its_group_limits_memory_processes_and_processor_time_and_denies_devices(
-    it: Config, _host: oci.Host, limits: Limits
+    it: Config, limits: Limits, **_: Any
 ) -> None:
     resources = dict(it["linux"]["resources"])
     cpu, size = resources.pop("cpu"), limits.memory_mib << 20
@@ -264,23 +250,19 @@ def its_group_limits_memory_processes_and_processor_time_and_denies_devices(
 
 
 @rule
-def the_group_is_where_we_say_and_its_name_tells_nothing_of_the_host(
-    it: Config, _host: oci.Host, _limits: Limits
-) -> None:
+def the_group_is_where_we_say_and_its_name_tells_nothing_of_the_host(it: Config, **_: Any) -> None:
     assert (it["linux"]["cgroupsPath"], it["hostname"]) == (CGROUP, "0123")
 
 
 @rule
-def no_kernel_setting_is_written_but_of_a_network_of_its_own(
-    it: Config, _host: oci.Host, _limits: Limits
-) -> None:
+def no_kernel_setting_is_written_but_of_a_network_of_its_own(it: Config, **_: Any) -> None:
     assert not {"timeOffsets", "personality", "mountLabel"} & set(it["linux"])
     (network,) = (one for one in it["linux"]["namespaces"] if one["type"] == "network")
     assert set(it["linux"]["sysctl"]) == (set() if "path" in network else set(oci.NETWORK))
 
 
 @rule
-def nothing_else_is_asked_of_the_runtime(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def nothing_else_is_asked_of_the_runtime(it: Config, **_: Any) -> None:
     """No hooks, no LSM label that a host may lack, no annotation that enables anything."""
     names = "ociVersion hostname annotations root process mounts linux"
     assert set(it) == set(names.split())
@@ -294,7 +276,7 @@ def nothing_else_is_asked_of_the_runtime(it: Config, _host: oci.Host, _limits: L
 
 
 @rule
-def what_is_not_listed_is_not_permitted(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def what_is_not_listed_is_not_permitted(it: Config, **_: Any) -> None:
     seccomp = it["linux"]["seccomp"]
     assert seccomp["defaultAction"] == "SCMP_ACT_ERRNO"
     assert seccomp["defaultErrnoRet"] == 1
@@ -302,7 +284,7 @@ def what_is_not_listed_is_not_permitted(it: Config, _host: oci.Host, _limits: Li
 
 
 @rule
-def one_architecture_only(it: Config, host: oci.Host, _limits: Limits) -> None:
+def one_architecture_only(it: Config, host: oci.Host, **_: Any) -> None:
     """Neither i386 nor x32 beside x86_64: their system calls have other numbers."""
     assert it["linux"]["seccomp"]["architectures"] == [oci.ARCHITECTURES[host.machine]]
 
@@ -313,7 +295,7 @@ def test_rule(check: Rule) -> None:
     @given(some_hosts, some_wanted, some_bases)
     def holds(host: oci.Host, spec: oci.SandboxSpec, base: int) -> None:
         made = oci.config(host, spec, uid_base=base, cgroup=CGROUP, hostname="0123")
-        check(made, host, spec.limits)
+        check(made, host=host, limits=spec.limits)
 
     holds()
 

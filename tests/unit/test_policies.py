@@ -40,6 +40,10 @@ def test_what_is_stored_is_there_after_a_start_and_the_rest_is_the_default() -> 
     asyncio.run(policies.restore())
     assert (policies.policy_of("a"), policies.policy_of("b")) == (TWICE, AsyncPolicy())
     assert (policies.record_policy_of("a"), policies.record_policy_of("b")) == (RecordPolicy(), ALL)
+    for name in ("a", "b"):  # deleted functions have none
+        policies._put(name, None)
+        assert policies.policy_of(name) == AsyncPolicy()
+        assert policies.record_policy_of(name) == RecordPolicy()
 
 
 def test_a_change_that_is_not_stored_changes_nothing() -> None:
@@ -68,11 +72,3 @@ def test_a_default_takes_no_room() -> None:
     asyncio.run(change())
     assert store.saved == [("a", TWICE), ("a", None), ("a", ALL), ("a", None)]
     assert policies.policy_of("a") == AsyncPolicy()
-
-
-def test_a_deleted_function_has_none() -> None:
-    policies = Policies(Stored([("a", TWICE, ALL)]))
-    asyncio.run(policies.restore())
-    policies._put("a", None)
-    assert policies.policy_of("a") == AsyncPolicy()
-    assert policies.record_policy_of("a") == RecordPolicy()

@@ -58,11 +58,17 @@ def states(sim: PoolSimulation) -> list[str]:
     return sorted(sim.states().values())
 
 
-def test_it_goes_early_and_comes_back_before_the_next_call() -> None:
-    sim = a_world()
+def after_a_call(memory: Memory | None = None) -> PoolSimulation:
+    """A call has ended, and its instance has left early."""
+    sim = a_world(memory)
     assert call(sim)
     sim.pass_time(11)
     assert states(sim) == []
+    return sim
+
+
+def test_it_goes_early_and_comes_back_before_the_next_call() -> None:
+    sim = after_a_call()
     assert not sim.pool.is_at_rest, "it waits for its time"
     sim.pass_time(9 * MINUTE_S)
     assert states(sim) == [WARMING]
@@ -71,10 +77,7 @@ def test_it_goes_early_and_comes_back_before_the_next_call() -> None:
 
 
 def test_what_was_made_ahead_in_vain_goes_again_and_is_not_made_twice() -> None:
-    sim = a_world()
-    call(sim)
-    sim.pass_time(11)
-    assert states(sim) == []
+    sim = after_a_call()
     sim.pass_time(9 * MINUTE_S)
     sim.started(sim.starting[0])
     assert states(sim) == [READY]
@@ -118,10 +121,7 @@ def test_min_instances_stay_whatever_was_learnt() -> None:
 
 def test_nothing_is_made_ahead_while_memory_is_short() -> None:
     memory = Memory(budget_mib=300.0)
-    sim = a_world(memory)
-    call(sim)
-    sim.pass_time(11)
-    assert states(sim) == []
+    sim = after_a_call(memory)
     memory.count(300.0)  # other instances use it
     sim.pass_time(10 * MINUTE_S)
     assert states(sim) == []

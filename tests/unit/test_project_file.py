@@ -76,6 +76,10 @@ keep_input = "all"
 
 [functions.plain]
 handler = "echo plain"
+
+[functions.web]
+handler = "serve"
+kind = "server"
 """
 
 
@@ -98,15 +102,8 @@ def test_a_whole_file(place: Path) -> None:
     named = (nightly.name, nightly.function, nightly.timezone)
     assert named == ("nightly", "hello", "Europe/Paris")
     assert (plain.new.runtime, plain.runtime, plain.url) == ("shell", None, None)
-
-
-def test_a_server_cleans_nothing_up_between_calls(place: Path) -> None:
-    found = read(place, '[functions.f]\nhandler = "x"\nkind = "server"\n')
-    assert found.functions["f"].new.cleanup_on_exit is False
-
-
-def test_a_file_without_functions(place: Path) -> None:
-    assert read(place, "").functions == {}
+    assert plain.new.cleanup_on_exit
+    assert found.functions["web"].new.cleanup_on_exit is False  # of a server
 
 
 # By the table in which the error is.
@@ -344,10 +341,6 @@ def test_a_project_is_here_where_no_directory_is_named(
     assert "quiltfn.toml and main.py already exist" in capsys.readouterr().err
 
 
-def test_init_takes_one_kind(tmp_path: Path) -> None:
-    assert run(["init", str(tmp_path), "--python", "--node"]) == 2
-
-
 def test_init_writes_packages_and_a_schedule(tmp_path: Path, capsys: Captured) -> None:
     where = tmp_path / "report"
     more = ["--package", "jinja2", "--package", "numpy>=2", "--cron", "0 7 * * MON"]
@@ -360,6 +353,7 @@ def test_init_writes_packages_and_a_schedule(tmp_path: Path, capsys: Captured) -
     assert not (tmp_path / "daily").exists()
     assert run(["init", str(tmp_path / "js"), "--node", "--package", "jinja2"]) == 2
     assert "--package requires --python" in capsys.readouterr().err
+    assert run(["init", str(tmp_path / "js"), "--python", "--node"]) == 2
     assert not (tmp_path / "js").exists()
 
 

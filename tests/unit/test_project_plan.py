@@ -296,16 +296,17 @@ def test_a_schedule_of_others_is_left_alone() -> None:
     assert plan.refused == ("there already is a schedule daily, which runs other",)
 
 
-def test_a_paused_function_stays_paused_and_that_is_said() -> None:
-    plan = plan_for(wanted(OLD), had(OLD, state="paused"))
+@pytest.mark.parametrize(
+    ("found", "note"),
+    [
+        ({"state": "paused"}, "stays paused"),
+        ({"runtime_outdated": True}, "quiltfn functions update a --runtime shell"),
+    ],
+)
+def test_what_a_plan_leaves_as_it_is_is_told(found: dict[str, Any], note: str) -> None:
+    plan = plan_for(wanted(OLD), had(OLD, **found))
     assert not plan.steps
-    assert "stays paused" in plan.notes[0]
-
-
-def test_a_named_runtime_that_was_replaced_is_told() -> None:
-    plan = plan_for(wanted(OLD), had(OLD, runtime_outdated=True))
-    assert not plan.steps
-    assert "quiltfn functions update a --runtime shell" in plan.notes[0]
+    assert note in plan.notes[0]
 
 
 ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 attempts failed"}

@@ -115,6 +115,7 @@ def test_an_update_goes_by_the_etag_that_was_compared(server: Server, place: Pat
     assert run(["deploy", str(place)]) == 0
     assert server.functions["hello"]["handler"] == "echo new"
     assert server.count("PUT") == 1
+    assert ("PUT", f"/functions/{ID}") in server.asked
 
 
 def test_a_dry_run_sends_nothing_that_changes(server: Server, place: Path) -> None:
@@ -213,8 +214,3 @@ def test_json_says_what_was_done(place: Path, capsys: Captured) -> None:
     (step,) = report["steps"]
     assert step["changes"][0] == {"field": "handler", "old": "echo hello", "new": "echo new"}
     assert report["done"] == report["steps"]
-
-
-def test_a_function_is_known_by_its_id(server: Server, place: Path) -> None:
-    assert run(["deploy", str(place)]) == 0
-    assert ("PUT", f"/functions/{ID}") in server.asked

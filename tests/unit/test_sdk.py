@@ -428,17 +428,6 @@ def test_fewer_than_no_retries_are_refused() -> None:
         Client(retries=-1)
 
 
-async def test_a_closed_client_refuses() -> None:
-    at, also = client(answering(200, FUNCTION)), async_client(answering(200, FUNCTION))
-    assert at.functions.get(ID).id == ID
-    at.close()
-    await also.close()
-    with pytest.raises(RuntimeError, match="the client is closed"):
-        at.functions.get(ID)
-    with pytest.raises(RuntimeError, match="the client is closed"):
-        await also.functions.get(ID)
-
-
 @pytest.mark.parametrize("verb", ["deploy", "pause", "resume"])
 def test_a_verb_without_a_body_has_length_zero_and_no_content_type(verb: str) -> None:
     out = sent(lambda at: getattr(at.functions, verb)(ID))
@@ -777,11 +766,6 @@ def test_a_new_key_does_not_show_itself_in_a_log() -> None:
         made = at.keys.create()
     assert made.key == "quilt_sk_secret"
     assert "secret" not in f"{made!r} {made}"
-
-
-def test_a_delete_answers_nothing() -> None:
-    with client(lambda _: httpx.Response(204)) as at:
-        at.functions.delete(ID)
 
 
 async def test_a_handler_that_failed_is_a_result() -> None:

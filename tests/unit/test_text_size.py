@@ -34,7 +34,4 @@ def test_output_takes_no_more_than_is_counted(kind: str, beginning: bytes) -> No
     takes = len(msgspec.json.encode(output.decode("utf-8", "replace")))
     assert takes - len('""') <= text_size(output) <= takes * too_much
     assert text_size(output) <= TEXT_FACTOR * len(output)
-
-
-def test_no_output_takes_nothing() -> None:
     assert text_size(b"") == 0

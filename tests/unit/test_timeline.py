@@ -3,6 +3,7 @@
 import re
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,24 +20,24 @@ def test_a_warm_call_was_queued_and_ran() -> None:
     assert line.total == 942
 
 
-def test_a_cold_call_waited_for_a_sandbox_and_for_its_specialisation() -> None:
-    start_timing = StartTiming(ColdStartReason.FIRST, 10.001, 10.021, 10.025)
-    line = of_call(10.0, 10.026, start_timing)
-    assert line == Timeline(ColdStartReason.FIRST, 2000, 20_000, 4000, 0, 0)
+FIRST = ColdStartReason.FIRST
 
 
-def test_only_what_the_call_waited_for_is_its_own() -> None:
-    start_timing = StartTiming(ColdStartReason.UPDATED, 1.0, 9.999, 10.004)
-    assert of_call(10.0, 10.004, start_timing) == Timeline(
-        ColdStartReason.UPDATED, 0, 0, 4000, 0, 0
-    )
-
-
-def test_a_sandbox_that_could_not_be_made_was_waited_for_to_the_end() -> None:
-    line = of_call(10.0, 10.5, StartTiming(ColdStartReason.FIRST, 10.0))
-    assert line == Timeline(ColdStartReason.FIRST, 0, 500_000, 0, 0, 0)
-    refused = of_call(10.0, 10.5, StartTiming(ColdStartReason.FIRST, 10.0, 10.1))
-    assert refused == Timeline(ColdStartReason.FIRST, 0, 100_000, 400_000, 0, 0)
+@pytest.mark.parametrize(
+    ("assigned", "began", "phases"),
+    [
+        (10.026, (10.001, 10.021, 10.025), (2000, 20_000, 4000)),
+        (10.004, (1.0, 9.999, 10.004), (0, 0, 4000)),  # only what the call waited for
+        # A sandbox that could not be created was waited for to the end.
+        (10.5, (10.0,), (0, 500_000, 0)),
+        (10.5, (10.0, 10.1), (0, 100_000, 400_000)),
+    ],
+)
+def test_a_cold_call_waited_for_a_sandbox_and_for_its_specialisation(
+    assigned: float, began: tuple[float, ...], phases: tuple[int, int, int]
+) -> None:
+    line = of_call(10.0, assigned, StartTiming(FIRST, *began))
+    assert line == Timeline(FIRST, *phases, 0, 0)
 
 
 @promise("C11")

@@ -372,9 +372,3 @@ def test_https_goes_through_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
         with client("https://far.invalid") as at, pytest.raises(ConnectionFailed, match="403"):
             at.system.get_liveness()
     assert asked[0].startswith(b"CONNECT far.invalid:443 HTTP/1.")
-
-
-def test_a_proxy_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
-    with pytest.raises(ValueError, match="must be an http:// address, not socks5"):
-        client("http://far.invalid")

@@ -33,16 +33,11 @@ def test_nobody_is_told_to_come_again_at_once_or_in_an_hour() -> None:
     assert queue.retry_after_s(0, 0.0) == LONGEST_RETRY_S
 
 
-def test_the_estimate_is_the_line_before_one_as_fast_as_the_instances_served_of_late() -> None:
+def test_the_estimate_is_the_line_ahead_as_fast_as_newer_calls_were_served() -> None:
     queue = a_queue(*[0.0] * 9)
     queue.record_duration(2.0)
     assert queue.retry_after_s(1, 0.0) == 20
     assert queue.retry_after_s(4, 0.0) == 5
-
-
-def test_of_what_calls_take_the_newest_weigh_most() -> None:
-    queue = a_queue(*[0.0] * 9)
-    queue.record_duration(1.0)
     for _ in range(20):
         queue.record_duration(3.0)
     assert 29 <= queue.retry_after_s(1, 0.0) <= 30

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from e2e.workload_soak import Seen
 from e2e.workloads import ALL, IMAGES, Workload
 from promises import promise
 
@@ -31,28 +30,3 @@ def test_packages_are_pinned_or_of_the_base_image(work: Workload) -> None:
 
 def test_every_base_image_has_a_workload() -> None:
     assert {one.image for one in ALL} - {""} == set(IMAGES)
-
-
-@pytest.mark.parametrize(
-    ("cannot", "wrong", "as_known"),
-    [
-        ("", "", True),
-        ("", "exit code 1", False),
-        ("no bindings", "failed: no bindings here", True),
-        ("no bindings", "", False),
-        ("no bindings", "exit code 1", False),
-    ],
-)
-def test_what_cannot_run_fails_as_known(cannot: str, wrong: str, as_known: bool) -> None:
-    work = Workload(
-        name="one",
-        does="it",
-        kind="shell",
-        packages=(),
-        handler="",
-        files={},
-        prints="",
-        cannot=cannot,
-        why="of a reason",
-    )
-    assert Seen(work, "", wrong=wrong).is_as_known == as_known
