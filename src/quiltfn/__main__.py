@@ -1,7 +1,6 @@
 """The entry point: commands for this machine go to `operator`, all others to the HTTP client.
 
-The client's distribution has no `operator`, since it also runs on machines that cannot run a
-server.
+The client's distribution has no `operator`, since it also runs on other systems than Linux.
 
 The imports are inside functions on purpose: `serve` becomes the privileged launcher and must not
 load a terminal library, and a client command must not load the server.
@@ -143,8 +142,8 @@ def collect_again() -> None:
 
 def end_in_order() -> None:
     """From now on, SIGTERM and SIGHUP end the command as Ctrl-C does: temporary files, such as
-    packages being installed, are removed, and programs that it runs are ended. A second signal ends
-    it at once.
+    packages being installed, are removed, and its child programs end. A second signal ends it at
+    once.
     """
     ends = [signal.SIGTERM]
     if sys.platform != "win32":

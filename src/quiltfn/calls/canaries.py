@@ -30,9 +30,7 @@ _log = structlog.get_logger("quiltfn.calls.canaries")
 
 
 class _Watched(msgspec.Struct):
-    """An alias as it was set, the version that is judged, and the counts of this version's
-    invocations.
-    """
+    """An alias as it was set, the judged version, and the counts of that version's invocations."""
 
     alias: Alias
     version: int

@@ -103,9 +103,7 @@ class Deliveries:
         self._changed.set()
 
     def call_ended(self, record: Invocation) -> None:
-        """Called once an invocation's record was written; its delivery is in the store after the
-        next commit.
-        """
+        """An invocation's record was written; the next commit stores its delivery."""
         if record.outcome is None or record.outcome.destination_id is None:
             return
         self._ended.add((record.function_id, record.tenant_id))
@@ -124,8 +122,7 @@ class Deliveries:
 
     async def retry(self, entry: Entry, delivery_id: str) -> Delivery:
         """Makes a delivery due now, and lets it be retried for another day. Raises `NotFound`, and
-        `Conflict` for a delivery that has succeeded, or whose body is too large or was dropped for
-        lack of room.
+        `Conflict` if it has succeeded, or its body is too large or was dropped for lack of room.
         """
         now_ms = self._now_ms()
         function = entry.function
@@ -176,9 +173,7 @@ class Deliveries:
             self._note(due.function_id, due.tenant_id, due.next_due_ms)
 
     async def _begin_due(self) -> float | None:
-        """Begins due deliveries for which there is room; returns the seconds until the next ones
-        are due.
-        """
+        """Begins due deliveries if there is room; returns the seconds until the next is due."""
         if self._is_unsure:
             await self._store.release_others(self._sending.values())
             self._is_unsure = False
@@ -317,9 +312,7 @@ class Deliveries:
         return target
 
     async def _try(self, delivery: Delivery, target: Destination | None) -> Delivery | None:
-        """Makes the attempt; returns the delivery with its outcome. None: the server is
-        stopping.
-        """
+        """Makes the attempt; returns the delivery afterwards. None: the server is stopping."""
         if target is None:
             return self._failed(delivery, "the policy names no destination any more")
         if target.function is not None:

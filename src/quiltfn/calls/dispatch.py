@@ -232,9 +232,7 @@ class Dispatcher:
         return next((one for one in self._backlogs.values() if invocation_id in one.held), None)
 
     def call_ended(self, record: Invocation) -> None:
-        """Consider the function again: its invocation is over, so an instance is free in a
-        moment.
-        """
+        """Consider the function again: its instance is free in a moment."""
         backlog = self._backlogs.get(record.function_id) if self._blocked else None
         if backlog is not None and record.function_id in self._blocked:
             self._blocked.discard(record.function_id)
@@ -342,9 +340,7 @@ class Dispatcher:
         self._claim_next()
 
     def _is_held_back(self, backlog: Backlog) -> bool:
-        """Whether none of the backlog's work may begin now; the backlog is then considered again
-        later.
-        """
+        """Whether no work of the backlog may begin now; it is then considered again later."""
         if not self.may_begin():
             self._block(backlog)
         elif self.admission.refusal(backlog.tenant_id) is not None:

@@ -45,8 +45,7 @@ COUNTS_KEPT = 20_000
 # Minimum seconds between reports of a function's counts, and of sums of its invocations.
 EVERY_S = 0.25
 # Maximum number of starts and ends of a function's invocations that are reported individually in
-# that time. If more than this number were summed up in a period, the next period reports only a
-# sum.
+# that time. If a period summed up more, the next one reports only a sum.
 ONE_BY_ONE = 6
 POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -235,9 +234,7 @@ class Events:
         self._work_changed(record)
 
     def pool_changed(self, tenant_id: str, function_id: str) -> None:
-        """Note that a function's instances changed; they are counted and reported shortly
-        afterwards.
-        """
+        """Count and report a function's instances, which have changed, in a moment."""
         if not self._rings or tenant_id not in self._rings:
             return
         burst = self._bursts.get(function_id)
@@ -247,9 +244,7 @@ class Events:
             self._later_once(EventType.POOL, self._tell_pool, tenant_id, function_id)
 
     def queue_changed(self, tenant_id: str, function_id: str) -> None:
-        """Note that asynchronous work of a function arrived, or that an attempt at it began or
-        ended.
-        """
+        """Report a queue in a moment: work arrived, or an attempt at it began or ended."""
         if self._rings and tenant_id in self._rings:
             self._later_once(EventType.QUEUE, self._count_queue, tenant_id, function_id)
 

@@ -97,8 +97,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     caller's scope is `write` or more, which may set any variable. `on_start`: called when this
     invocation starts. `version`: the version that the request names, even if it is the current one;
     None: the version of the default alias, or else the current one when the invocation runs.
-    `invocation_id`: None for a new id. The record contains the five fields that follow
-    `invocation_id`.
+    `invocation_id`: None for a new id. The record has it and the next five fields.
 
     `conclude`: decides what becomes of accepted work, from the record of a completed attempt.
     `adds_environment`: the names in `environment` must not be in the version's environment.
@@ -135,8 +134,7 @@ class _CallState(msgspec.Struct):
     started; `started` and `started_at`: when that was, in monotonic and in Unix seconds. `running`:
     the record, until it is final. `cancelled`: by whom, if the invocation was cancelled before the
     hand-over. `on_end`: gets the final record, or None if the invocation leaves none. `ending`:
-    waits for `on_end`, and for the end of the invocation's processes. Both are set once a request
-    has cancelled it.
+    waits for `on_end`, and for the end of the invocation's processes. Both are set by `cancel`.
     """
 
     entry: Entry
@@ -171,9 +169,7 @@ class Invoker:
         tracer: Tracer | None = None,
         aliases: Aliases | None = None,
     ) -> None:
-        """`aliases`: select the version of invocations that name none; None: there are no
-        aliases.
-        """
+        """`aliases`: select versions for requests that name none; None: there are no aliases."""
         self._pools, self.journal, self._clock = pools, journal, clock
         self.node_id, self.tracer = node_id, tracer
         self._calls: dict[str, _CallState] = {}
@@ -181,8 +177,7 @@ class Invoker:
         self._ending: dict[str, _CallState] = {}
         # Emitted for every hand-over, once it is written.
         self.on_opened: Signal[Invocation] = Signal()
-        # Emitted for every end of an attempt, once it is written, and for work that ended without
-        # an attempt.
+        # Emitted for every written end of an attempt, and for work that ended without an attempt.
         self.on_closed: Signal[Invocation] = Signal()
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
         self._background = TaskGroup(failed=lambda _: None)  # the code that waits gets the error
@@ -196,9 +191,7 @@ class Invoker:
 
     @property
     def running(self) -> int:
-        """The number of invocations that have not ended, including those that wait for an
-        instance.
-        """
+        """The number of invocations that run or wait for an instance."""
         return len(self._calls)
 
     @property
@@ -277,9 +270,8 @@ class Invoker:
 
         The record has the status `cancelled`, and `by` in its cause. An invocation that already has
         its result keeps it, and that record is returned. Returns None if this node runs no such
-        invocation (its record may be in the journal), or if it leaves no record. On return, the
-        invocation's processes were killed. Raises `RuntimeUnavailable` if that takes longer than
-        `KILLED_WITHIN_S`.
+        invocation (its record may be in the journal), or if it leaves no record. On return, its
+        processes were killed. Raises `RuntimeUnavailable` if that takes too long.
         """
         call = self._calls.get(invocation_id) or self._ending.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
@@ -568,9 +560,7 @@ class Invoker:
         )
 
     def _close(self, call: _CallState, record: Invocation, ended: float) -> Invocation:
-        """Write the end. The duration of this write is added to the record afterwards, without
-        another write.
-        """
+        """Write the end. Its duration is added to the record without another write."""
         record = self._write(call.entry, call.request, record)
         if record.timeline is not None:
             whole = record.timeline.recorded_for(self._clock.now() - ended)

@@ -178,9 +178,7 @@ class Schedules:
             self._changed.set()
 
     def function_name(self, schedule: Schedule) -> str:
-        """The present name of the schedule's function. Raises `NotFound` if the function was
-        deleted.
-        """
+        """The present name of the schedule's function. Raises `NotFound` if it was deleted."""
         return self._catalog.get(schedule.function_id).function.name
 
     # Coming due ------------------------------------------------------------------------------
@@ -263,8 +261,7 @@ class Schedules:
             return firing
         refusal = self._admission.refusal(schedule.tenant_id)
         if refusal is not None:
-            # If it waited, it would run together with all later ticks, tomorrow or once the tenant
-            # is enabled.
+            # If it waited, it would later run together with all ticks that follow.
             return replace(firing, refusal=str(refusal), unrun=RunOutcome.SKIPPED)
         try:
             return replace(firing, work=await self._prepared(schedule))
@@ -286,9 +283,7 @@ class Schedules:
             return self._work_of(schedule)
 
     def _work_of(self, schedule: Schedule) -> AcceptedWork:
-        """The work of a run, due now: a tick's time is of the wall clock, but the queue uses
-        trusted time.
-        """
+        """The work of a run, due now: ticks have wall clock times, but queues use trusted time."""
         entry = self._catalog.get(schedule.function_id)
         return self._work.prepared(entry, input_of(schedule), cause=BY_SCHEDULE)
 
@@ -356,9 +351,7 @@ class Schedules:
 
 
 def input_of(schedule: Schedule) -> Input:
-    """The input of a run. It may set all variables, since changing a schedule requires the scope
-    `write`.
-    """
+    """The input of a run. It may set all variables, since schedules require the scope `write`."""
     return Input(
         payload=None if schedule.payload is None else schedule.payload.encode(),
         environment=schedule.environment,

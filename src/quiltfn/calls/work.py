@@ -47,8 +47,7 @@ WAITED_AT_ONCE = 1000
 REDRIVEN_AT_ONCE, REDRIVES_WITHIN_S = 100, 20.0
 # Maximum bytes of input in memory for all redrives together, plus one input.
 REDRIVEN_BYTES = 8 * 1024 * 1024
-# An attempt that ends just as its work is cancelled may queue the work again, so cancelling is
-# retried.
+# Cancelling is retried, since an attempt that ends at this moment may queue the work again.
 CANCEL_ROUNDS = 5
 INPUT_NOT_KEPT = "the input of this call is not kept"
 
@@ -60,9 +59,7 @@ class Waiters:
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     def call_ended(self, record: Invocation) -> None:
-        """Called at the end of an attempt: wake the requests that wait for its invocation, unless a
-        retry follows.
-        """
+        """Wake the requests that wait for this invocation, unless a retry follows."""
         if self._events and record.is_final:
             for event in self._events.get(record.invocation_id, ()):
                 event.set()
@@ -125,9 +122,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a redrive. `invocation_ids`: of the new invocations. `remaining`: dead
-    letters.
-    """
+    """The outcome of a redrive. `invocation_ids`: of new invocations. `remaining`: dead letters."""
 
     invocation_ids: Sequence[str]
     remaining: int
@@ -239,9 +234,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     # Waiting and cancelling ------------------------------------------------------------------
 
     async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> None:
-        """Return once the record of an invocation is final, or at the timeout. Raises
-        `NotFound`.
-        """
+        """Return once a record is final, or at the timeout. Raises `NotFound`."""
         with self.waiters.waiting(invocation_id) as over:
             record = await self.outline(entry, invocation_id)
             if record.is_final or self.invoker.is_draining:
@@ -289,9 +282,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     # Queries ---------------------------------------------------------------------------------
 
     async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
-        """Completed attempts at an invocation, with their output, oldest first. Raises
-        `NotFound`.
-        """
+        """Completed attempts with their output, oldest first. Raises `NotFound`."""
         function_id = entry.function.id
         outline = await self.journal.outline(function_id, invocation_id)
         if outline is None:
@@ -549,8 +540,6 @@ def attempt_of(record: Invocation) -> Attempt:
 
 
 def _was_attempted(record: Invocation) -> bool:
-    """Whether the invocation is over and had, or may have had, an attempt; a failed start
-    counts.
-    """
+    """Whether the invocation is over and may have had an attempt; a failed start counts."""
     unstarted_too = record.status in (Status.ERROR, Status.INTERRUPTED)
     return record.status in FINAL and (record.started_at is not None or unstarted_too)

@@ -28,8 +28,7 @@ HINTS = {
     "server's machine: quiltfn keys create --data-dir DIR, with the data directory "
     "of the server, or --fleet FILE",
 }
-# For the error of a server that is too old to accept a tenant in a query: the error has no
-# `details.field`.
+# For the error of a server that doesn't know a tenant in a query: it has no `details.field`.
 TOO_OLD = "--as-tenant needs a newer server, and in a fleet newer nodes"
 # Fields without an option.
 NO_OPTION = ("name", "image")

@@ -125,9 +125,7 @@ def archive_of(
 
 
 def _pinned(source: str, registry: Registry) -> str:
-    """The reference with the image's digest: a tag could name another image by the time of the
-    copy.
-    """
+    """The reference with the digest: a tag could be moved before the copy."""
     if PINNED.fullmatch(source):
         return source
     asked = ["inspect", "--format={{.Digest}}", "--no-tags", *registry.options(""), "--", source]

@@ -120,9 +120,7 @@ def address_of(url: FunctionUrl, server: str) -> str:
 
 
 def print_url(url: FunctionUrl, server: str) -> None:
-    """Print the URL as a table: the complete URL, or path and host if the host isn't that of the
-    API.
-    """
+    """Print the URL as a table: complete, or path and host if URLs have their own host."""
     refused = None
     if url.refused:
         counts = ", ".join(f"{REFUSED.get(why, why)} {n}" for why, n in url.refused.items())

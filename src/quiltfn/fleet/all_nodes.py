@@ -13,8 +13,7 @@ from quiltfn.fleet.peer_streams import Together
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
-# Headers that are not forwarded: they describe what the client can read, but here this node reads
-# the responses.
+# Headers that are not forwarded, since this node reads the responses, not the client.
 READ_HERE = frozenset(("accept-encoding",))
 # Maximum time and size of another node's response.
 ANSWER_MAX_S, ANSWER_MAX_BYTES = 2.0, 1024 * 1024

@@ -1,9 +1,8 @@
-"""The instances and waiting invocations of all nodes: this node's own numbers, and the others' last
-reports.
+"""The instances and waiting invocations of all nodes: this node's, and the others' last reports.
 
-The others report with each heartbeat, with each response to a forwarded invocation, and with events
-that this node follows. A node's last report counts until it stops, is taken over, or is silent for
-the fence time.
+The others report with each heartbeat, each response to a forwarded invocation, and events that this
+node follows. A node's last report counts until it stops, is taken over, or is silent for the fence
+time.
 """
 
 from collections.abc import Sequence

@@ -25,9 +25,7 @@ class MemberDirectory:
         return found.address or None if found is not None else None
 
     def refusal(self, node: str) -> str | None:
-        """Only a removed node is refused: a stopped or lost one may return before this node learns
-        of it.
-        """
+        """Only removed nodes are refused: stopped or lost ones may already have returned."""
         if node == self._own:
             return OWN_NAME
         found = self._members.get(node)

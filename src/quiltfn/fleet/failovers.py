@@ -2,8 +2,7 @@
 
 After a failover the old primary may still run, and some nodes may still be connected to it. These
 nodes and those that use the new primary do not see each other's heartbeats. So each node asks some
-of the nodes whose heartbeats it does not see, and a node on the older timeline disconnects from the
-old primary.
+nodes that it does not see, and a node on the older timeline leaves the old primary.
 
     POST /fleet/history/<system identifier>/<timeline>   the response has the same form
 """
@@ -31,9 +30,7 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 
 class Failovers:
-    """Call `read` after each read of the members. `silent`: returns the nodes whose heartbeats are
-    not seen.
-    """
+    """Call `read` with the members. `silent`: returns the nodes whose heartbeats are not seen."""
 
     def __init__(
         self, peers: HttpPeers, timeline: PostgresTimeline, silent: Callable[[], Sequence[str]]

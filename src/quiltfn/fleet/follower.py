@@ -62,9 +62,8 @@ class Follower:
         return time.monotonic() - self._current_at
 
     async def refresh(self) -> None:
-        """Return once memory has everything that was committed before this was called. Raises
-        `StoreUnavailable`; the next refresh applies the remaining changes. Simultaneous callers
-        share one refresh.
+        """Return once memory has everything that is committed now. Raises `StoreUnavailable`; the
+        next refresh applies the remaining changes. Simultaneous callers share one refresh.
         """
         if self._next is None:
             self._next = self._under_way.spawn(self._refresh())

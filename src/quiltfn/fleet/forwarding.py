@@ -50,8 +50,7 @@ LEFT_OUT, LEFT_OUT_OF_URLS = PER_CONNECTION | CHECKED, PER_CONNECTION | SAID_ANE
 ANSWER = "x-quiltfn-fleet"
 REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 _decode_answer = msgspec.json.Decoder(ForwardedAnswer).decode
-# Maximum number of nodes to which an invocation is forwarded before it runs, or waits, at the node
-# that received it.
+# Maximum number of nodes that are tried before an invocation runs, or waits, here.
 TRIES = 3
 # Pauses between lookups of a record that a node may have acknowledged but not stored yet: nodes
 # store acknowledged records 25 times a second.
@@ -95,9 +94,7 @@ class ForwardingNode(Protocol):
 
 
 class _LeftUnsent(Exception):
-    """The client left before anything was sent to the node. An invocation then ends here, with a
-    record.
-    """
+    """The client left before anything was sent to the node. An invocation then ends here."""
 
 
 async def elsewhere(
@@ -327,9 +324,7 @@ async def _unless_lost(context: AnyContext, request: PeerRequest) -> PeerRespons
 
 
 async def _whole(answer: PeerResponse, gone: Gone, size: int) -> bytes:
-    """The body of this length. Raises `RuntimeUnavailable` with the invocation's id if the node is
-    lost meanwhile.
-    """
+    """The whole body. Raises `RuntimeUnavailable` with the invocation's id if the node is lost."""
     try:
         return await answer.read(size)
     except PeerUnavailable as error:

@@ -28,13 +28,11 @@ from quiltfn.store.fleet.image_copies import SqlImageCopies
 IMAGES = "/fleet/images/"
 # Maximum number of fetches at a time: each takes space for an archive beside the image.
 FETCHES_MAX = 2
-# Seconds without data after which the next node is asked. A fetch may take `LEAST_S`, plus a second
-# for each MiB.
+# Seconds without data until the next node is asked. A fetch may take `LEAST_S`, and 1 s per MiB.
 STALL_S, LEAST_S, BYTES_PER_S = 30.0, 60.0, 1024 * 1024
 # How much longer an archive may be than its image's counted size, which includes a margin per file.
 MARGIN_BYTES = 2 * 1024 * 1024
-# Seconds until a failed fetch may be repeated; seconds for which a node that sent bad data is asked
-# last.
+# Seconds until a failed fetch may be repeated, and for which a faulty node is asked last.
 AGAIN_S, DISTRUST_S = 2.0, 300.0
 _log = structlog.get_logger("quiltfn.fleet")
 

@@ -52,9 +52,7 @@ class LostCalls:
         self._writing: asyncio.Task[None] | None = None
 
     def add(self, node: str, record: Invocation) -> None:
-        """`record`: stored as the end of an invocation that was sent to the node, unless it has
-        another record.
-        """
+        """`record` is stored unless its invocation, which was sent to the node, has another."""
         self._lost.append(_Lost(node, record, self._clock.now() + self._patience_s))
         if len(self._lost) > LOST_MAX:
             _log.warning("too many calls were lost with their nodes: the oldest are forgotten")

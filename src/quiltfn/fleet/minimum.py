@@ -1,5 +1,4 @@
-"""Decides which node owns a function: the owner keeps the function's `min_instances`, and finishes
-its deployment.
+"""Decides which node owns a function, that is, keeps its `min_instances` and deploys it.
 
 The function names its owner. If the owner has stopped or was lost, another node takes its place:
 all nodes choose the same one, and the store accepts only one change of a function at a time. This
@@ -20,8 +19,7 @@ from quiltfn.model.member import Member
 
 _log = structlog.get_logger("quiltfn.fleet")
 LOOK_EVERY_S = 1.0
-# Reads of the members before an owner is replaced: the first one may have begun before the function
-# was seen.
+# Reads before an owner is replaced: the first may have begun before the function was seen.
 READS = 2
 
 

@@ -1,6 +1,5 @@
 """FleetParts: the parts of a fleet's node that are created before its pools: sandboxes that start
-only while the node has its lease, images from other nodes, and the counts of tenants' invocations
-on all nodes.
+only while the node has its lease, images from other nodes, and counts of all nodes' invocations.
 """
 
 from collections.abc import Callable
@@ -92,8 +91,7 @@ class FleetParts:
     def _images(self, bounds: TenantImages) -> FleetImages:
         copies = SqlImageCopies(self.ground.store.database)
         parts = ImageParts(bounds.images, bounds, copies, self.peers, self.clock)
-        # For as long as instances of a lost node may run, its images count: it may return with
-        # them.
+        # A lost node's images count while its instances may run: it may return.
         nodes = ImageNodes(self.times.end_s)
         return FleetImages(self.own.name, parts, nodes, self.ground.others)
 

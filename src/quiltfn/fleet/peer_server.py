@@ -74,9 +74,7 @@ def bind(own: NodeFile) -> socket.socket:
 
 
 class RefusalLog:
-    """Logs each kind of refusal at most once in ten seconds, with the number of refusals in
-    between.
-    """
+    """Logs each kind of refusal at most once in ten seconds, with the number since the last."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("quiltfn.fleet")
@@ -223,9 +221,7 @@ class PeerServerConnection(HttpConnection):
         return response
 
     async def _in_pieces(self, body: bytes) -> AsyncIterator[bytes]:
-        """Send a long body in pieces, with other work in between. It stays in memory until the node
-        has read it.
-        """
+        """Send a long body in pieces, with other work in between. It stays in memory meanwhile."""
         count = self._server.connections.responses.add_unsent
         self._rest_bytes = len(body)
         count(self._rest_bytes)

@@ -2,8 +2,7 @@
 
 While a request is in progress, the node is pinged twice a second on a separate connection. If a
 node then sends nothing for two seconds, it counts as dead: all its connections end and their
-requests fail. So an invocation that takes a day needs neither a timeout nor traffic on its
-connection.
+requests fail. So even invocations of a day need neither a timeout nor traffic on the connection.
 
 After a failed connection, a node is tried again after half a second at the earliest.
 """
@@ -209,9 +208,7 @@ class PeerLink:
                 self._ping = self._loop.create_task(self._send_ping())
 
     async def _send_ping(self) -> None:
-        """Ping the node. Without a response, or other data of the node, `look` ends the
-        connections.
-        """
+        """Ping the node. Without a response or other data, `look` ends the connections."""
         try:
             connection = self._pings_on
             if connection is None or connection.error is not None:

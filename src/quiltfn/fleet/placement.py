@@ -76,9 +76,7 @@ class PlacingNode:
         return self._membership.problem is None
 
     def image(self, function_id: str) -> ImagePlaces | None:
-        """The location of the image that the function's instances mount; None: they need no
-        image.
-        """
+        """The location of the image of the function's instances; None: they have none."""
         entry = self._catalog.known(function_id)
         wanted = () if entry is None else entry.version.spec.runtime_snapshot.images
         if not wanted:
@@ -88,9 +86,8 @@ class PlacingNode:
 
 
 class Placement:
-    """Chooses nodes. `catch_up`: loads other nodes' changes into memory, as far as that is possible
-    soon. `hear`: called with the load of a pool that a node reports in a response; must neither
-    raise nor wait.
+    """Chooses nodes. `catch_up`: loads other nodes' changes, as far as that is possible soon.
+    `hear`: gets the load of a pool in a node's response; must neither raise nor wait.
     """
 
     def __init__(
@@ -114,8 +111,7 @@ class Placement:
     ) -> Destination | None:
         """The node that is to run an invocation, except those that were tried; None: this one.
         `version`: the function's current version; `names_version`: the request names a version or
-        an alias. `is_last`: this is the last attempt, so the invocation waits there if no instance
-        is ready.
+        an alias. `is_last`: the invocation waits at this node if necessary.
         """
         if not self._own.serves():
             return self._elsewhere(function_id, version, tried)

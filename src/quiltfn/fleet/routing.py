@@ -49,9 +49,7 @@ class RoutingTable:
             self.reported(gone)
 
     def sent(self, node: str, function_id: str) -> None:
-        """Note that an invocation is sent to the node, which then has one instance less for
-        others.
-        """
+        """Note that the node gets an invocation, and has one instance less for others."""
         pool = self.load(node, function_id)
         if pool is None:
             return
@@ -71,9 +69,7 @@ class RoutingTable:
         return self._holders.get(function_id, NO_POOLS).get(node)
 
     def refused(self, node: str, function_id: str) -> None:
-        """The node refused an invocation of the function: it gets no other before its next
-        report.
-        """
+        """Send the node no invocation of the function, which it refused, until its next report."""
         self._put(function_id, node, None)
         self._refused[node].add(function_id)
 
@@ -84,9 +80,7 @@ class RoutingTable:
         return self._less_loaded(self._idle.get(function_id, NO_POOLS), version, tried)
 
     def busy_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
-        """A node that may have instances of the version, for an invocation that has to wait for
-        one.
-        """
+        """A node that may have instances of the version, for an invocation that has to wait."""
         return self._less_loaded(self._holders.get(function_id, NO_POOLS), version, tried)
 
     def any_node(

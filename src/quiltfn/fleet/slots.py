@@ -1,5 +1,4 @@
-"""SlotKeeper: requests slots from the store for invocations that wait on this node, and returns
-unused slots.
+"""SlotKeeper: requests slots for invocations that wait on this node, and returns unused ones.
 
 Rule 1: a pool is allowed at most as many instances as the store has confirmed for the node; after
 a lost response, the lower number counts.
@@ -123,9 +122,7 @@ class SlotKeeper:
             self._wake.set()
 
     async def run(self) -> None:
-        """Run until cancelled. Needs that arise during a request to the store are sent together in
-        the next one.
-        """
+        """Run until cancelled. Needs that arise during a request are sent together."""
         swept_at = self._clock.now()
         while True:
             due = swept_at + SWEEP_S - self._clock.now()

@@ -11,8 +11,7 @@ from quiltfn.model.member import Member
 from quiltfn.model.tenant_load import TenantLoad, bounded_loads, has_room, rate_share
 from quiltfn.ports import Clock
 
-# The part of the previous rate in each new one: rates are smoothed, since invocations come in
-# bursts.
+# The weight of the previous rate: rates are smoothed, since invocations come in bursts.
 FADING = 0.5
 FORGOTTEN = 0.01
 

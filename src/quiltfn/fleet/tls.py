@@ -1,6 +1,4 @@
-"""TLS between nodes: only version 1.3, and both sides present a certificate of the fleet's
-authority.
-"""
+"""TLS between nodes: only 1.3, and both sides present a certificate of the fleet's authority."""
 
 import os
 import socket

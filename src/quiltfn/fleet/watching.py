@@ -57,9 +57,7 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class EventLine(msgspec.Struct, frozen=True, array_like=True):
-    """An event or, without a type, only a position in the events. `id`: where the next request
-    continues.
-    """
+    """An event or, without a type, only a position. `id`: where the next request continues."""
 
     tenant_id: str
     id: str
@@ -175,9 +173,7 @@ class Watching:
         self._is_closed = False
 
     def read(self, nodes: Sequence[str]) -> None:
-        """Follow these nodes, which are present. A returning node is followed from its last
-        position.
-        """
+        """Follow the present nodes. A returning node is followed from its last position."""
         if self._is_closed:
             return
         there = {node for node, heard in self._nodes.items() if heard.following is not None}
@@ -216,9 +212,7 @@ class Watching:
             await asyncio.wait(running)
 
     def followed_changed(self) -> None:
-        """A tenant gained its first follower, or lost its last; then its positions are
-        forgotten.
-        """
+        """A tenant got its first follower, or lost its last: then forget its positions."""
         for heard in self._nodes.values():
             heard.asked &= self._events.followed
             heard.positions = {one: at for one, at in heard.positions.items() if one in heard.asked}

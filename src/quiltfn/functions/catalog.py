@@ -41,8 +41,7 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
         A newer server, whose functions have more fields, computes the same fingerprint.
         """
         it = self.function
-        # The time makes a restored function differ: a restore brings back old revisions, but not
-        # their times.
+        # With the time, since a restore brings back old revisions, but not their times.
         known = msgspec.json.encode([it.id, it.revision, it.updated_at, self.version.id])
         return hashlib.sha256(known).hexdigest()[:32]
 
@@ -209,8 +208,8 @@ class Catalog:
         unstored: Mapping[str, FunctionCounters] | None,
     ) -> None:
         """Apply the stored counters, and add the counts that this server has not stored yet. If
-        these are unknown (None), counters only grow; an `error_count` that is too high is corrected
-        by a later update.
+        these are unknown (None), counters only grow; a later update corrects an excessive
+        `error_count`.
         """
         for function_id, found in stored.items():
             entry = self._by_id.get(function_id)

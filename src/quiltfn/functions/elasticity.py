@@ -45,8 +45,7 @@ class Elasticity:
     async def controlled(
         self, entry: Entry, targets: tuple[int, int], key: str, action_id: str
     ) -> tuple[Operation, bool]:
-        """Runs an operation. Returns the operation, and whether the request is a repetition, which
-        changes nothing.
+        """Runs an operation. Returns it, and whether the request is a repetition without effect.
 
         Raises as `target`, and `StoreUnavailable`: then the result is stored later.
         """
@@ -94,9 +93,7 @@ class Elasticity:
             raise
 
     def _tell_later(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """Retries a write until the store accepts it, since otherwise an operation would seem to
-        run for ever.
-        """
+        """Retries a write until it is stored: no operation may seem to run for ever."""
 
         async def later() -> None:
             await asyncio.sleep(STORE_AGAIN_S)

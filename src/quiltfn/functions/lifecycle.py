@@ -368,9 +368,7 @@ class Lifecycle:
 
     @asynccontextmanager
     async def _changing(self, entry: Entry) -> AsyncIterator[Entry]:
-        """Hold the function's lock in the block; yields its present entry. Raises `NotFound` if it
-        was deleted.
-        """
+        """Holds the function's lock; yields its present entry. Raises `NotFound` if deleted."""
         function_id = self._catalog.get(entry.function.id).function.id
         async with self._activities.setdefault(function_id, Activity()).lock:
             await self.others.catch_up()
@@ -578,9 +576,7 @@ class Lifecycle:
             self._begin_deployment(function.id)
 
     def _begin_deployment(self, function_id: str) -> None:
-        """Deploy the function if its tenant may run; otherwise it stays deploying until
-        `reopen`.
-        """
+        """Deploy the function if its tenant may run; else it stays deploying until `reopen`."""
         if not self._may_run(self._catalog.get(function_id).function):
             return
         activity = self._activities.setdefault(function_id, Activity())

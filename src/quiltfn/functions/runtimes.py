@@ -1,6 +1,4 @@
-"""Runtimes by name: add and remove them, and give a new version a snapshot of the runtime that it
-names.
-"""
+"""Runtimes by name: add and remove them, and give new versions snapshots of their runtimes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -62,8 +62,7 @@ HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
 FOLLOWED: Final = 4
 
-# The kind and the three zero bytes after it are read as one number, which another byte than zero
-# makes invalid.
+# Kind and three zero bytes are read as one number, which any other byte makes invalid.
 _HEADER: Final = Struct("<II")
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
@@ -118,8 +117,7 @@ class Hello:
 
 @dataclass(slots=True)
 class Specialised:
-    """The guest is ready for invocations. If `errno` is set, it isn't, and `text` has a sentence
-    that says why.
+    """The guest is ready for invocations; or `errno` is set, and `text` has the reason.
 
     If a runner is ready, `text` has its serving mode, `fork`, `once` or `keep`, and a note.
     `written`: the last output of a runner that is not ready.

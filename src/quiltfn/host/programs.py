@@ -54,9 +54,7 @@ def crun(path: str, run: Run = output_of) -> Finding:
 
 
 def guest(path: Path, machine: str) -> Finding:
-    """The guest program, which must be a static binary for this CPU architecture. It is examined,
-    but not run.
-    """
+    """The guest program must be a static binary for this CPU architecture. It is not run."""
     try:
         with path.open("rb") as file:
             head = file.read(20)

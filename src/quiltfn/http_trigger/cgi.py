@@ -30,8 +30,7 @@ PLAIN_NAME = re.compile("[a-z0-9-]{1,128}")
 NEVER = frozenset({"proxy", "content-type", "content-length"})
 BLOCK_MAX_BYTES = 32 * 1024
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)")
-# Lines at the beginning of output are a header block if they include one of these fields (RFC 3875,
-# 6.3).
+# The first lines of output are a header block if one of these is there (RFC 3875, 6.3).
 CGI_FIELDS = frozenset({"content-type", "location", "status"})
 
 

@@ -198,9 +198,7 @@ _decode_cookies = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
 
 
 def outline_of(result: bytes) -> Outline | None:
-    """The outline of a result; None for JSON other than an object. Raises as `msgspec.json.decode`
-    does.
-    """
+    """The outline of a result; None: it is no JSON object. Raises as `msgspec.json.decode`."""
     result.decode()  # msgspec does not check skipped values
     try:
         return _decode_outline(result)

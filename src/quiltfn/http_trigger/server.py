@@ -32,8 +32,7 @@ PATH_SHOWN_MAX = 1_000
 # Limits of an event. A request to a URL has at most 100 headers, with at most the highest possible
 # `head_max_bytes`; as JSON they may be twice as long.
 HEADERS_MAX, COOKIES_MAX, HEAD_MAX_BYTES = 256, 25_000, 2 * 1024 * 1024
-# For `is_costly`: a header counts as three strings (its name, its value and a separator), a cookie
-# as two.
+# For `is_costly`: a header counts as three strings (name, value, separator), a cookie as two.
 VALUES_OF_HEADERS, VALUES_OF_COOKIES = 3 * HEADERS_MAX, 2 * COOKIES_MAX
 # Python takes 60 ns for each byte that it may have to encode.
 ENCODED_MAX_BYTES = 64 * 1024

@@ -13,8 +13,7 @@ from quiltfn.model.errors import BadRequest
 from quiltfn.model.url import PREFIX
 
 DOTS = (b".", b"..")
-# The maximum length of cached paths. Caching helps, since clients request the same few paths
-# repeatedly.
+# The maximum length of cached paths; clients request the same few paths repeatedly.
 REMEMBERED_PATH = 128
 
 

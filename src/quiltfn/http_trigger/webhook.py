@@ -16,8 +16,7 @@ from quiltfn.model.callback import key_of
 from quiltfn.model.url import Scheme, Webhook
 
 TOLERANCE_S = 300
-# The maximum number of signatures; further ones are ignored. A sender uses several secrets during a
-# rotation.
+# Maximum number of checked signatures; senders use several secrets during a rotation.
 SIGNATURES_MAX = 16
 STRIPE_FIELDS_MAX = 2 * SIGNATURES_MAX
 DIGITS_MAX = 15

@@ -28,8 +28,7 @@ DIST_INFO = ".dist-info"
 DIRECTORIES_MAX, LINKS_MAX = 32, 40
 # Maximum path components visited in that search, including those of links.
 STEPS_MAX = 10_000
-# Errors for a path with a component that is missing, not a directory, a link, too long, or a
-# socket.
+# Errors for a component that is missing, not a directory, a link, too long, or a socket.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
@@ -134,9 +133,7 @@ def _program(root: Path, names: Sequence[str], path: str) -> tuple[str, str] | N
 
 
 def _resolved(root: Path, path: str, steps: Iterator[int]) -> str | None:
-    """Resolves a path of a root file system, with all links; None if it leads nowhere or no `steps`
-    are left.
-    """
+    """Resolves a path of a root file system with all links; None: not found within `steps`."""
     left, real, links = list(reversed(path.split("/"))), list[str](), 0
     while left:
         if next(steps, None) is None:

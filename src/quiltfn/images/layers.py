@@ -143,9 +143,7 @@ class Layers:
     # One member ----------------------------------------------------------------------------------
 
     def _make_opaque(self, directory: Directory) -> None:
-        """Removes the content of lower layers from a directory, and assigns the directory to this
-        layer.
-        """
+        """Removes lower layers' content from a directory, which then belongs to this layer."""
         directory.layer = self._layer
         if id(directory) not in self._opaque:
             self._opaque.add(id(directory))

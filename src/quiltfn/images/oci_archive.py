@@ -21,8 +21,7 @@ from quiltfn.images.tar import Kind, Source
 
 LAYOUT, INDEX, DOCKER = "oci-layout", "index.json", "manifest.json"
 JSON_MAX_BYTES = 4 * 1024 * 1024
-# Maximum number of files: an archive has one file per layer and a few more per image, and may have
-# several images.
+# Maximum number of files: one per layer and a few more for each of several images.
 MEMBERS_MAX, HEADERS_MAX = 4096, 4 * 4096
 INDEXES_MAX = 16
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")

@@ -11,9 +11,7 @@ WAITING_MAX = 32
 
 
 class FairTurns:
-    """At most `most` turns at a time, and one for each tenant, of which `waiting_max` requests may
-    wait.
-    """
+    """At most `most` turns at a time and one per tenant; `waiting_max` per tenant may wait."""
 
     def __init__(self, most: int, waiting_max: int = WAITING_MAX) -> None:
         self._most, self._waiting_max = most, waiting_max

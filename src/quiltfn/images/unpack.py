@@ -22,8 +22,7 @@ from quiltfn.images.tar import Kind, Member, Source
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools reject times before 1980
-# The excess of an archive over its files: headers and padding for each file, and padding at the
-# end.
+# Bytes of an archive besides its files: headers and padding for each, and its end.
 OVERHEAD_BYTES, OVERHEAD_EACH_BYTES = 2 * 1024 * 1024, 4096
 # An entry has up to three headers: its own, and one each for a long name and a long target.
 HEADERS_FREE, HEADERS_EACH = 10_000, 4
@@ -125,9 +124,7 @@ class Unpacker:
                 self._hard_link(parts, member)
 
     def _is_other(self, path: str, kind: Kind) -> bool:
-        """Whether another member has the path; a directory may already exist because of its
-        contents.
-        """
+        """Whether another member has the path; a directory may exist for its contents."""
         found = self._found.get(path)
         return found is not None and not (found == "d" and kind is Kind.DIRECTORY)
 

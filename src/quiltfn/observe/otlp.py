@@ -41,8 +41,7 @@ TRACES, LOGS, METRICS = "traces", "logs", "metrics"
 # Queue limits, enough for some seconds of a busy server: about ten megabytes.
 TRACED_MAX, LINES_MAX = 8192, 2048
 TEXT_MAX = 4096
-# Maximum numbers in one message: of invocations and requests, which give a few hundred spans, and
-# of lines.
+# Maximum numbers per message: of invocations and requests (some hundred spans), and of lines.
 TRACED_AT_ONCE, LINES_AT_ONCE = 200, 500
 SEND_EVERY_S = 1.0
 # Seconds for which the thread may hold the interpreter lock while invocations need the lock. With
@@ -147,9 +146,7 @@ class Sender:
         self._families = families
 
     def close(self) -> None:
-        """Sends the remaining data if the collector accepts it within three seconds. Blocks: call
-        it in a thread.
-        """
+        """Sends the remaining data, for up to three seconds. Blocks: call it in a thread."""
         self._ending.set()
         self._thread.join(FLUSH_S)
         for exporter in (self._spans_out, self._logs_out, self._metrics_out):

@@ -32,8 +32,7 @@ TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]
 SAMPLED = 0x01
 # The size of the random part of a trace id, which decides the sampling of all traces.
 RANDOM_BITS = 56
-# Maximum number of stored sampling decisions; stored are those that differ from the decision by the
-# invocation's id.
+# Maximum number of stored sampling decisions; those that follow from the id are not stored.
 DECISIONS_MAX = 10_000
 MESSAGE_MAX = 512
 NS = 1_000_000_000
@@ -68,9 +67,7 @@ class SpanContext(NamedTuple):
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished span. Times in Unix nanoseconds. `error`: why the work failed; None: it
-    succeeded.
-    """
+    """A finished span. Times in Unix nanoseconds. `error`: why it failed, if it did."""
 
     name: str
     kind: Kind
@@ -310,9 +307,7 @@ class _Request(NamedTuple):
 
 
 class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The fields of a record that tracing needs; not the output, which may be long or
-    confidential.
-    """
+    """The fields of a record for tracing, without the output: it may be long or confidential."""
 
     trace_id: int
     parent_id: int | None

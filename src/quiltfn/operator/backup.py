@@ -116,9 +116,7 @@ def _write_once(archive: BinaryIO, images: Path, target: Path, found: snapshot.S
 
 @contextlib.contextmanager
 def _beside(file: Path) -> Iterator[Path]:
-    """Creates a temporary directory beside the file, where only this process's user can create and
-    rename files.
-    """
+    """Creates a temporary directory beside the file, which other users cannot change."""
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{file.name}-", dir=file.parent))
     except OSError as error:  # the error names the parent instead of the temporary directory

@@ -17,8 +17,7 @@ from quiltfn.settings import (
     warnings_of,
 )
 
-# Settings that name files which perhaps only root can read: root reads the files, and passes on
-# their text.
+# Settings with files that only root may be able to read: root passes on their text.
 SECRET_FILES = (
     "tls_cert",
     "tls_key",

@@ -53,9 +53,7 @@ def sweep(run_dir: Path) -> int:
 
 
 def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
-    """Checks the requirements of `serve` on this machine, and conditions that weaken sandbox
-    isolation.
-    """
+    """Checks requirements of `serve` on this machine, and conditions that weaken isolation."""
     groups, mode = control_groups()
     return [
         user(),

@@ -41,9 +41,7 @@ TIMES = ("fleet_beat_s", "fleet_fence_s", "fleet_end_s", "fleet_reap_s")
 
 
 def examine(settings: Settings, path: Path) -> Iterator[Finding]:
-    """Checks for conditions that keep the node with this file out of its fleet, or that weaken the
-    fleet.
-    """
+    """Checks for conditions that keep this file's node out of its fleet, or weaken the fleet."""
     try:
         own = parse(NodeFile, read_private("fleet", path))
     except BadSetting as error:

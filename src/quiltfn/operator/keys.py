@@ -1,7 +1,6 @@
 """`quiltfn keys`: API keys in the data directory or PostgreSQL, with or without a running server.
 
-The modules for databases are imported only after a database was found, since they take long to
-load.
+Modules for databases load slowly, so they are imported only after a database was found.
 """
 
 import argparse
@@ -176,8 +175,7 @@ def fields_of(key: Key) -> dict[str, Any]:
 def line(key: Key) -> str:
     """Returns a key as text for people."""
     ends = "revoked" if key.revoked_at else f"expires {day(key.expires_at)}"
-    # Control characters are escaped, since tenants choose labels, and an administrator's terminal
-    # shows them.
+    # Escaped, since tenants choose labels, and an administrator's terminal shows them.
     shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in key.label or "")
     called = f"  {shown}" if shown else ""
     return f"{key.id}  {key.tenant_id}  {key.scope}  quilt_sk_{key.prefix}_…  {ends}{called}"

@@ -99,9 +99,7 @@ def program() -> Path:
 
 
 def packaged(name: str) -> Path:
-    """Returns the path of a packaged file: in a wheel beside this module, in a checkout at the
-    root.
-    """
+    """Returns the path of a packaged file: beside this module, or at a checkout's root."""
     beside = Path(__file__).with_name("packaging") / name
     return beside if beside.exists() else Path(__file__).parents[3] / "packaging" / name
 

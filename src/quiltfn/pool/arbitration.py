@@ -62,9 +62,7 @@ class Arbitration:
         self._perform(decision)
 
     def serve(self, pool: Pool) -> None:
-        """After an event of `pool`, serve the pools that wait for resources, which the event may
-        have freed.
-        """
+        """Serve waiting pools after an event of `pool`, which may have freed resources."""
         is_waited_for = self._memory.waiting or pool.quota.waiting or pool.places.waiting
         if is_waited_for and not self._is_serving:
             self._is_serving = True

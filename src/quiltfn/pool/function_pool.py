@@ -111,9 +111,7 @@ class PoolLease:
         return result
 
     async def _call_shared(self, sandbox: Sandbox, call: Call) -> CallResult:
-        """Call a sandbox that may run other invocations; the result has this one's share of the
-        time.
-        """
+        """Call a shared sandbox; the result has this invocation's share of the time."""
         now, time = self._pool.now, self._pool.model.instances[self.instance].time
         begun, share = time.enter(now()), 0.0
         try:
@@ -293,9 +291,7 @@ class FunctionPool:
         return current is not None and current.id == version.id
 
     def version_of(self, number: int) -> Version:
-        """The version of an instance. Versions with equal specs share instances: this is the latest
-        of them.
-        """
+        """The version of an instance; the latest if versions with equal specs share it."""
         return self._versions[self.model.instances[number].digest]
 
     def instances(self, function_id: str) -> list[InstanceView]:
@@ -508,9 +504,7 @@ class FunctionPool:
         self._perform(self.model.evict(number, self._clock.now()))
 
     async def park(self) -> None:
-        """Start an instance to be parked, if the model decides so; return once the start is
-        over.
-        """
+        """Start an instance to be parked, if the model says so; return after the start."""
         for action in self.model.park(self._clock.now()):
             assert isinstance(action, decided.Start), "only a start is decided"
             self._tell_changed(self)

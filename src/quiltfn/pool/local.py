@@ -63,8 +63,8 @@ class LocalPools:
         self.on_change: Signal[str, str] = Signal()
         self._used: dict[tuple[str, str], CallStats] = {}
         self._is_bounded, self._problem = problem is not None, problem or str
-        # Functions without an instance, whose next invocation would wait for imports: `Parking`
-        # handles them.
+        # For `Parking`: functions without an instance, whose next invocation would wait for
+        # imports.
         self._lacks_parked: set[str] = set()
         self.parked_is_lacking = asyncio.Event()
 
@@ -144,9 +144,7 @@ class LocalPools:
         return next((note for pool in self._of(function_id) if (note := pool.note)), "")
 
     async def egress(self, function_id: str) -> EgressRefusals:
-        """Connection attempts that the networks of the function's instances have refused since the
-        server started.
-        """
+        """Refused connection attempts of the function's instances since the server started."""
         return sum_egress(await asyncio.gather(*(pool.egress() for pool in self._of(function_id))))
 
     def instances(self, function_id: str | None = None) -> list[InstanceView]:
@@ -168,9 +166,7 @@ class LocalPools:
             self._pools[function_id].allow(count, reachable)
 
     def wanted(self, function_id: str) -> int:
-        """The number of instances that the function has, and those that it would start if they were
-        allowed.
-        """
+        """The number of instances: existing ones, and those that would start if allowed."""
         pool = self._pools.get(function_id)
         return pool.wanted(sum(one.lacking() for one in pool.beside.values())) if pool else 0
 
@@ -271,9 +267,7 @@ class LocalPools:
         return self._pools[function_id]
 
     def _pool_of(self, function_id: str, version: Version) -> FunctionPool:
-        """The pool for invocations of this version: the function's own pool, or a pool beside
-        it.
-        """
+        """The pool for invocations of this version: the function's own, or one beside it."""
         own = self._pools.get(function_id)
         if own is None:
             raise RuntimeUnavailable("the function has no pool on this node")
@@ -300,8 +294,7 @@ class LocalPools:
         self, function_id: str, limits: PoolLimits, places: Places | None = None
     ) -> FunctionPool:
         quota = self._quotas.setdefault(limits.tenant_id, Quota(self.tenant_instances))
-        # Only the function's own pool has a policy, which learns from the invocations of the
-        # current version.
+        # Only the function's own pool has a policy: it learns from the current version.
         keep_alive = self._keep_alive() if places is None else None
         model = Pool(limits, self.memory, keep_alive, quota, places)
         owner = PoolOwner(

@@ -23,8 +23,7 @@ from quiltfn.pool.local import LocalPools
 
 # Seconds to wait if there was no room, or if all starts are postponed.
 AGAIN_S = 10.0
-# Number of starts between searches for functions without an instance, since a search checks all of
-# them.
+# Number of starts between searches for functions without an instance.
 BATCH = 16
 SLOW_S, SLOW_AT_ONCE = 5.0, 2
 
@@ -79,9 +78,7 @@ class Parking:
                 yield tenant_id, lacking[tenant_id].pop()
 
     async def _park(self, tenant_id: str, function_id: str) -> bool:
-        """Park an instance; return whether there was room. A slow start may still be in
-        progress.
-        """
+        """Park an instance; return whether there was room. A slow start may still go on."""
         loop = asyncio.get_running_loop()
         began, start = loop.time(), asyncio.ensure_future(self._pools.park(function_id))
         try:

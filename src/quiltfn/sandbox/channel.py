@@ -86,8 +86,7 @@ class LauncherChannel:
     def _receive(self) -> None:
         while True:
             try:
-                # Not socket.recv_fds, which ignores flags: processes started later would inherit
-                # the descriptors.
+                # Not socket.recv_fds, which ignores flags: later processes would inherit these.
                 data, ancillary, flags, _ = self._socket.recvmsg(
                     MESSAGE_MAX,
                     socket.CMSG_SPACE(DESCRIPTORS_MAX * 4),

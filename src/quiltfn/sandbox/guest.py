@@ -37,14 +37,12 @@ OUTPUT_LIMITS = OutputLimits(wire.STDOUT_MAX, wire.STDERR_MAX)
 # The guest enforces the deadline. If it has not reported the end this long after the deadline, the
 # sandbox is killed from outside.
 OUTER_DEADLINE_S = 0.5
-# Seconds that the launcher may take to end a sandbox before the guest has to end it, and that the
-# guest may take.
+# Seconds for the launcher to end a sandbox, and then for the guest to end it.
 LAUNCHER_ANSWERS_S, GUEST_ENDS_S = 0.5, 5.0
 CONTROL_PIECE = 64 * 1024
 # The limit on descriptors that arrived before their frames.
 DESCRIPTORS_MAX = 2
-# Longer than the 120 s that the guest gives a runner to start, since a busy sandbox may notice
-# their end late.
+# More than the guest's 120 s for a runner's start, which a busy guest may exceed.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
@@ -130,9 +128,7 @@ def default_directory(spec: VersionSpec) -> str:
 
 
 class GuestSandbox(asyncio.Protocol):
-    """Implements `ports.Sandbox` with a guest. Runs one invocation at a time, except with a web
-    server.
-    """
+    """Implements `ports.Sandbox` by a guest. One invocation at a time, unless a web server runs."""
 
     def __init__(
         self,
@@ -313,8 +309,7 @@ class GuestSandbox(asyncio.Protocol):
             self._on_lost()
 
     def _hear(self, event: wire.Event) -> None:
-        # The most frequent event comes first. This runs per frame, and `match` would take several
-        # times as long.
+        # The most frequent first. Not `match`, which would take several times as long per frame.
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
             assert self._output is not None
             self._output.append(event.stream, event.data)
@@ -347,9 +342,7 @@ class GuestSandbox(asyncio.Protocol):
     # Web servers -----------------------------------------------------------------------------
 
     def _read_descriptors(self) -> None:
-        """Reads the guest's socket directly from now on, since a transport loses the
-        descriptors.
-        """
+        """From now on, reads the guest's socket itself: a transport loses descriptors."""
         if self._transport is None or self._transport.is_closing():
             return
         self._transport.pause_reading()
@@ -449,9 +442,7 @@ class GuestSandbox(asyncio.Protocol):
         return True
 
     def _was_killed_for_memory(self) -> bool:
-        """Whether the kernel has killed a process in this control group for memory since the last
-        query.
-        """
+        """Whether the kernel has killed a process here for memory since the last query."""
         if self._events < 0:
             return False
         try:

@@ -25,8 +25,7 @@ HEAD_MAX_BYTES, HEADERS_MAX = 64 * 1024, 256
 PIECE_BYTES = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
 TOO_LONG = f"the server's response has a head of more than {HEAD_MAX_BYTES} bytes"
-# One chunk for each N bytes that are received together costs no more than the bytes; further chunks
-# are tiny.
+# One chunk per N bytes costs no more than the bytes; further chunks count as tiny.
 BYTES_OF_A_CHUNK = 1024
 # The limit on tiny chunks per second, over all responses of a server.
 TINY_CHUNKS_PER_S = 100_000
@@ -119,8 +118,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_sending = False  # a body is being sent
         self._is_write_paused = False
         self._writable: asyncio.Future[None] | None = None
-        # While a body is sent, a duplicate of the socket, which stays readable after a failed
-        # write.
+        # While a body is sent: a duplicate of the socket, readable after a failed write.
         self._again = -1
 
     def rest(self, now: float) -> None:
@@ -268,9 +266,7 @@ class HttpConnection(asyncio.Protocol):
         return not has_length and self._parser.get_status_code() not in WITHOUT_BODY
 
     def _hand_on(self) -> None:
-        """Passes on the received pieces of the body joined, since many small pieces would cost
-        more.
-        """
+        """Passes on the received pieces of the body as one, which costs less."""
         pieces = self._pieces
         self._pieces, self._has_new_head = [], False
         self._chunks += len(pieces)

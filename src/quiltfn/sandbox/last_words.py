@@ -1,6 +1,4 @@
-"""Error messages for programs that did not start, with their last output, which often has the
-cause.
-"""
+"""Error messages for programs that did not start, with their last output, often the cause."""
 
 from quiltfn.ports import SandboxRefused
 
@@ -15,9 +13,7 @@ def with_last_line(why: str, written: bytes) -> str:
 
 
 def refused(sentence: str, written: bytes) -> SandboxRefused:
-    """The error with the last `LAST_WORDS_BYTES` of the output, unless the sentence already has all
-    of it.
-    """
+    """The error with the last `LAST_WORDS_BYTES` of the output, if the sentence lacks them."""
     text = _text(written)
     return SandboxRefused(sentence, "" if text.strip() in sentence else text)
 

@@ -1,5 +1,4 @@
-"""Prewarmed sandboxes: unused sandboxes, each of which can become an instance of any version with
-its template.
+"""Prewarmed sandboxes: unused ones, which any version with their template can use.
 
 Rule 1: a sandbox is taken once and never put back; a former instance is destroyed. Rule 2:
 prewarming never delays an invocation: sandboxes are created one at a time, and only after a moment
@@ -155,8 +154,7 @@ class PrewarmedSandboxes:
 
     def _note(self, template: SandboxTemplate, *, is_asked: bool) -> _Stock:
         now = self._clock.now()
-        # Without prewarming nothing drops unused entries, so none is added: each upload is a new
-        # template.
+        # Without prewarming, nothing would drop entries, and each upload is a new template.
         stock = self._stocks.setdefault(template, _Stock()) if self._per_template else _Stock()
         stock.used_at = now
         if is_asked:
@@ -170,9 +168,7 @@ class PrewarmedSandboxes:
         return stock
 
     async def _fill(self) -> None:
-        """Until cancelled, creates missing sandboxes one at a time, while no invocation needs a
-        sandbox.
-        """
+        """Until cancelled, creates missing sandboxes one by one while no invocation needs any."""
         while True:
             self._changed.clear()
             calm = self._last_asked + CALM_S - self._clock.now()
@@ -207,9 +203,7 @@ class PrewarmedSandboxes:
         self._memory.count(mib)
 
     def _missing(self) -> SandboxTemplate | None:
-        """The template that lacks the most sandboxes, among templates whose sandboxes fit into the
-        memory.
-        """
+        """Of the templates that fit into the memory, the one that lacks the most sandboxes."""
         if self._memory.waiting or self._clock.now() < self._paused_until:
             return None
         now, most = self._clock.now(), MEMORY_SHARE * self._memory.budget_mib

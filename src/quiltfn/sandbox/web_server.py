@@ -42,8 +42,7 @@ LOOPBACK = "127.0.0.1"
 # Maximum bytes of output between two invocations that are kept for the second.
 LOG_BETWEEN_BYTES = 16 * 1024
 LOG_BYTES_PER_S = 1024 * 1024
-# Each read of the log counts at least this number of bytes, since waking up costs more than a short
-# read.
+# Each read of the log counts as at least this many bytes, since waking up has a cost.
 LOG_READ_BYTES = 256
 PIECE = 64 * 1024
 NO_BYTES = bytes(4)  # the kernel's byte count of an empty pipe
@@ -498,8 +497,7 @@ class WebServer:
             self._refill = self._loop.call_later(1.0, self._refilled)
         if self._log_room <= 0:
             self._loop.remove_reader(self._log)
-        # More than the last words, since some shells write a message in pieces, and its newline
-        # separately.
+        # Twice as long, since some shells write a message in pieces, and its newline separately.
         self._last_words = (self._last_words + data)[-2 * LAST_WORDS_BYTES :]
         # An ended exchange is still listed until its task continues.
         owner = next((one for one in self._running if not one.ended.done()), None)

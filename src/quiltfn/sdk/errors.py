@@ -134,9 +134,7 @@ class VersionFailed(FunctionFailed):
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
-    """The body of an error response. All fields are optional, since a proxy's body may lack
-    most.
-    """
+    """The body of an error response. All fields are optional: proxies' bodies lack most."""
 
     error: str
     error_code: str = "UNKNOWN"
@@ -147,9 +145,7 @@ class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ReplayBody(msgspec.Struct, frozen=True):
-    """The body for a repeated operation: the original operation, with a reason that names the
-    repetition.
-    """
+    """The body for a repeated operation: the original, with a reason that says so."""
 
     operation_id: str
     reason_code: str

@@ -77,9 +77,7 @@ class Member(Generic[P, R]):
         self._name = name
 
     def _bound(self, owner: Group[Any] | None, finish: Callable[[Any, R], Any]) -> Any:
-        """The method: it returns the result of `finish` for the client and the function's
-        result.
-        """
+        """The method: returns `finish` of the client and the function's result."""
         if owner is None:
             return self
         client, made, name = owner._client, self._made, self._name

@@ -164,7 +164,7 @@ async def open_platform(
         platform = make_platform(ground)
         connect(platform)
         services, dispatcher = platform.services, platform.dispatcher
-        for close in (  # in this order
+        for close in (  # closed from the last to the first
             platform.node.aclose,
             services.quotas.aclose,
             platform.meter.store,
@@ -199,9 +199,7 @@ async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def connect(platform: Platform) -> None:
-    """Connect all signals to their listeners, which are called closed from the last to the
-    first.
-    """
+    """Connect all signals to their listeners, which are called in this order."""
     services, node, dispatcher = platform.services, platform.node, platform.dispatcher
     all_events, deliveries, quotas = node.all_events, services.deliveries, services.quotas
     services.invoker.on_opened.connect(*(events.call_started for events in all_events))

@@ -132,9 +132,7 @@ class Project:
         self._canary = None if given is None else fraction_of(given, "--canary")
 
     def turn(self) -> None:
-        """Like `deploy`, but show failures instead of raising them, since the next edit may fix
-        them.
-        """
+        """Like `deploy`, but don't exit after failures, which the next edit may fix."""
         with suppress(Exit):
             self.deploy()
 

@@ -400,8 +400,7 @@ class _Reader:
         whole |= {"name": name, "function": function}
         found = self._checked(whole, NewSchedule, place, [*fields, SECRETS])
         found = self._with_secrets(place, found, secrets)
-        # `found` has no invalid fields, which were already reported, so look at the file's own
-        # values.
+        # The file's own values, since `found` has lost invalid fields, which were reported.
         if len([one for one in ("cron", "every_seconds") if said.get(one) is not None]) != 1:
             self._tell(place, "give one of cron and every_seconds")
         return found

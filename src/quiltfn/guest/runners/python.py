@@ -405,8 +405,7 @@ def serve_by_forks(runner: Runner) -> None:
 
     control = _socket.socket(fileno=CONTROL)
     # An invocation can send this process any signal. Signals that the kernel also sends are
-    # discarded. All others are blocked; the guest notices that they are pending, and replaces this
-    # process.
+    # discarded. All others are blocked: the guest sees them pending, and replaces this process.
     discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
     actions = {}
     for number in discarded:
@@ -498,9 +497,7 @@ def harden(closed: bool) -> None:
 
 
 def reap() -> None:
-    """Reaps children of this process that invocations have created with CLONE_PARENT; the guest has
-    killed them.
-    """
+    """Reaps children that invocations have created with CLONE_PARENT, and the guest has killed."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -568,9 +565,7 @@ def names_of_threads() -> str:
 
 
 def held_in_common() -> str:
-    """Returns a phrase about open files or memory of the module that forks would share; empty if
-    there are none.
-    """
+    """Returns a phrase about files or memory that forks would share; empty: there are none."""
     for name in os.listdir("/proc/self/fd"):
         try:
             if int(name) not in (0, 1, 2, CONTROL, RESULT):
@@ -605,8 +600,7 @@ def main() -> None:
         import ctypes  # noqa: F401  # needed later; loaded now, while no invocation waits
 
         become()
-    # The guest reads results from the pipe at descriptor 1; printed output of the handler goes to
-    # the log.
+    # Results go to the pipe at descriptor 1, printed output of the handler to the log.
     RESULT = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr

@@ -65,9 +65,7 @@ class _Function:
 def replay(
     functions: Sequence[TracedFunction], make: Callable[[], KeepAlive], placed: Placement
 ) -> Cost:
-    """Replays the invocations of all functions in order of time. `make`: creates a function's
-    policy.
-    """
+    """Replays all functions' invocations in order of time. `make`: creates a policy."""
     cost = Cost()
     known: dict[int, _Function] = {}
     for at, number in arrivals(functions, placed):
@@ -93,9 +91,7 @@ def replay(
 
 
 def _idled(function: _Function, until: float, memory_mib: float, cost: Cost) -> bool:
-    """Adds the cost of an idle time. Returns whether an instance exists at the end of the idle
-    time.
-    """
+    """Adds the cost of an idle time. Returns whether an instance exists at its end."""
     windows = function.policy.windows()
     idle_s, prewarms = spent(windows, function.busy_until, until)
     cost.idle_s += idle_s

@@ -37,9 +37,7 @@ def read(path: Path) -> list[TracedFunction]:
 
 
 def _of_app(memory: dict[tuple[str, ...], float], name: tuple[str, ...], usual: float) -> float:
-    """Returns the memory of a function. Published files have one value per application, others one
-    per function.
-    """
+    """Returns a function's memory (published files state memory per application only)."""
     return memory.get(name, memory.get(name[:-1], usual))
 
 
