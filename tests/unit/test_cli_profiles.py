@@ -122,19 +122,16 @@ def test_login_stores_an_accepted_key_and_commands_use_it(cli: Server, place: Pa
     assert cli.asked_with[-1] == ("http://10.0.0.7:8080", "quilt_sk_good")
 
 
-def test_login_stores_nothing_of_a_key_that_is_refused(cli: Server, place: Path) -> None:
+def test_login_stores_no_refused_key_and_none_of_another_profile(cli: Server, place: Path) -> None:
     printed = cli.log_in("quilt_sk_wrong\n", code=1)
     assert printed.err.startswith("error: no such key\nhint: nothing was stored")
     assert not place.exists()
-    assert cli.asked_with == [("http://127.0.0.1:8080", "quilt_sk_wrong")]
-
-
-def test_login_without_a_key_takes_none_of_another_profile(cli: Server) -> None:
     good = Profile(url="http://lab.example", api_key="quilt_sk_good")
     profiles.write(Profiles(current="lab", profiles={"lab": good}))
     printed = cli.log_in("", "--url http://lab.example --profile second", code=1)
     assert "nothing was stored" in printed.err
-    assert cli.asked_with == [("http://lab.example", None)]
+    asked = [("http://127.0.0.1:8080", "quilt_sk_wrong"), ("http://lab.example", None)]
+    assert cli.asked_with == asked
     assert list(profiles.read().profiles) == ["lab"]
 
 
@@ -198,17 +195,17 @@ def test_a_file_that_others_can_read_or_write_is_refused_with_the_way_to_mend_it
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"profiles": 1}', '{"profiles": {"a": {}}}'])
-def test_a_damaged_file_is_an_error_that_says_so(cli: Server, place: Path, text: str) -> None:
+def test_a_file_that_is_damaged_or_cannot_be_written_is_an_error(
+    cli: Server, place: Path, text: str
+) -> None:
+    place.parent.write_text("a file where the directory would be")
+    with pytest.raises(BadParameter, match="cannot be written"):
+        profiles.write(Profiles())
+    place.parent.unlink()
     place.parent.mkdir()
     place.write_text(text)
     place.chmod(0o600)
     assert f"error: {place} is invalid: " in cli.run("config list", code=2).err
-
-
-def test_a_file_that_cannot_be_written_is_an_error(place: Path) -> None:
-    place.parent.write_text("a file where the directory would be")
-    with pytest.raises(BadParameter, match="cannot be written"):
-        profiles.write(Profiles())
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(place: Path, tmp_path: Path) -> None:

@@ -268,6 +268,9 @@ def test_modules_that_nobody_installs_again_are_sent(cli: CommandLine, app: Path
 def test_what_does_not_go_together_is_said(cli: CommandLine, app: Path) -> None:
     add(cli, f"--kind node --requirements {app}/app.py", code=2)
     add(cli, f"--kind shell --dir {app}/none", code=2)
+    (app / "package.json").write_text("{bad")
+    error = add(cli, f"--kind node --dir {app}", code=2).err
+    assert f"error: {app}/package.json cannot be read" in error, "by its own path"
     cli.answers["GET", "/api/system/info"] = (200, INFO | {"interpreters": {}})
     add(cli, f"--kind python --dir {app}", code=2)
     assert ("POST", "/api/runtimes") not in cli.asked
@@ -551,6 +554,10 @@ def test_functions_whose_runtime_was_replaced_are_listed(cli: CommandLine) -> No
     assert "quiltfn functions update NAME" in shown.err
     cli.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
     assert cli.run("runtimes outdated") == ("", "no outdated functions\n")
+    assert "outdated" not in cli.run("functions get hello").out
+    cli.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
+    printed = cli.run("functions get hello")
+    assert "its runtime was replaced after this version was created" in printed.out
 
 
 # Packages, which are a separate image --------------------------------------------------------
@@ -643,12 +650,7 @@ def test_a_wheel_of_this_machine_counts_by_what_is_in_it(tmp_path: Path, form: s
     wheel.write_bytes(b"another")
     keys.append(runtime_files.key_of(wanted, TARGET))
     assert keys[0] == keys[1] != keys[2]
-
-
-def test_a_wheel_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    listed = tmp_path / "requirements.txt"
     listed.write_text("file:///no/such.whl\n")
-    wanted = runtime_files.Source(kind=Kind.PYTHON, directory=None, requirements=listed)
     with pytest.raises(BadParameter, match=r"^/no/such\.whl cannot be read: No such file"):
         runtime_files.key_of(wanted, TARGET)
 
@@ -762,19 +764,6 @@ def test_two_package_kinds(cli: CommandLine, app: Path, monkeypatch: pytest.Monk
     python = added(cli, app)
     assert python["packages_key"] == fourth["packages_key"]
     assert "site-packages/demo.py" not in sent(cli)
-
-
-def test_a_refused_manifest_is_named_by_its_own_path(cli: CommandLine, app: Path) -> None:
-    (app / "package.json").write_text("{bad")
-    error = add(cli, f"--kind node --dir {app}", code=2).err
-    assert f"error: {app}/package.json cannot be read" in error
-
-
-def test_of_one_function_it_is_said_whether_it_is_outdated(cli: CommandLine) -> None:
-    assert "outdated" not in cli.run("functions get hello").out
-    cli.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
-    printed = cli.run("functions get hello")
-    assert "its runtime was replaced after this version was created" in printed.out
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,8 @@ async def test_slow_ones_end_if_it_helps(wanted: int, fast_speed: int, expected:
 )
 def test_only_dead_readers_of_streams_are_cut(is_streaming: bool, takes: int, is_cut: bool) -> None:
     readers = Readers(MIB)
-    readers.add({"reader": Peer(None, is_streaming=is_streaming, waiting=65_536)})
+    readers.peers["reader"] = Peer(None, is_streaming=is_streaming, waiting=65_536)
+    readers.connections.add(readers.peers["reader"])
     for now in range(0, 100, 10):
         if not readers.cut():
             readers.look(now, {"reader": takes})

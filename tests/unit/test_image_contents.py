@@ -42,12 +42,18 @@ def test_files_are_in_the_order_of_their_paths_page_by_page(tmp_path: Path) -> N
         assert files_of(tmp_path, absent, 9)[0].path == first
 
 
-def test_a_file_is_told_with_its_size_and_a_link_is_not_followed(tmp_path: Path) -> None:
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An image with links that lead out of it."""
     root, outside = tmp_path / "image", tmp_path / "outside"
     write(outside, "secret/file", "secret")
     write(root, "run", "12345").chmod(0o755)
     (root / "directory").symlink_to(outside)
     (root / "file").symlink_to(outside / "secret" / "file")
+    return root
+
+
+def test_a_file_is_told_with_its_size_and_a_link_is_not_followed(root: Path) -> None:
     assert files_of(root, "", 9) == [
         ImageFile(path="directory", size_bytes=0, is_link=True),
         ImageFile(path="file", size_bytes=0, is_link=True),
@@ -58,13 +64,8 @@ def test_a_file_is_told_with_its_size_and_a_link_is_not_followed(tmp_path: Path)
 @pytest.mark.parametrize(
     "path", ["file", "directory/secret/file", "a/../run", "run/", "", "socket", "a"]
 )
-def test_no_path_leads_out_of_an_image_or_to_what_is_no_file(tmp_path: Path, path: str) -> None:
-    root, outside = tmp_path / "image", tmp_path / "outside"
-    write(outside, "secret/file", "secret")
-    write(root, "run", "12345")
+def test_no_path_leads_out_of_an_image_or_to_what_is_no_file(root: Path, path: str) -> None:
     write(root, "a/b")
-    (root / "directory").symlink_to(outside)
-    (root / "file").symlink_to(outside / "secret" / "file")
     os.mkfifo(root / "socket")
     assert contents.read(root, path, 100) is None
     assert contents.read(root, "run", 5) == b"12345"  # control: the image is there

@@ -268,6 +268,9 @@ async def test_memory_and_disk_outcomes(tmp_path: Path, monkeypatch: pytest.Monk
     assert "too much memory" in outcome.message
     with pytest.raises(OSError, match="No such file"):
         await JobProcesses().run(unpacking_at(str(tmp_path / "nowhere")))
+    with pytest.raises(AssertionError):
+        outcome_of(unpacking_at("/"), None)
+    assert await JobProcesses().run(ListPackages(root="/nowhere")) == Packages([], True)
 
 
 # Packages ----------------------------------------------------------------------------------------
@@ -346,9 +349,3 @@ def test_so_many_lists_are_kept() -> None:
     assert cache.get("b") is None
     assert all(cache.get(one) for one in "acde")
     assert cache._count == KEPT_MAX
-
-
-async def test_a_list_is_a_job_as_well() -> None:
-    with pytest.raises(AssertionError):
-        outcome_of(unpacking_at("/"), None)
-    assert await JobProcesses().run(ListPackages(root="/nowhere")) == Packages([], True)
