@@ -12,6 +12,7 @@ from browser.accessibility import assert_usable
 from browser.pictures import Camera
 from browser.scene import Scene
 from promises import promise
+from quiltfn.api.routes import web
 
 pytestmark = promise("A52")
 
@@ -21,7 +22,6 @@ PAGES: dict[str, Callable[[Scene], str]] = {
     "new-function": lambda _: "functions/new",
     "function": lambda scene: f"functions/{scene.functions['make-thumbnail']}",
     "function-failing": lambda scene: f"functions/{scene.functions['checkout-tests']}",
-    "function-http-error": lambda scene: f"functions/{scene.functions['order-status']}",
     "function-settings": lambda scene: f"functions/{scene.functions['charge-card']}/settings",
     "function-versions": lambda scene: (
         f"functions/{scene.functions['charge-card']}/versions?from=1&to=1"
@@ -34,7 +34,6 @@ PAGES: dict[str, Callable[[Scene], str]] = {
     "call-coloured": lambda scene: scene.calls["coloured"],
     "call-retried": lambda scene: scene.calls["retried"],
     "call-queued": lambda scene: scene.calls["queued"],
-    "call-timeout": lambda scene: scene.calls["timeout"],
     "invocations": lambda _: "invocations",
     "schedules": lambda _: "schedules",
     "schedule": lambda _: "schedules/nightly",
@@ -48,6 +47,14 @@ PAGES: dict[str, Callable[[Scene], str]] = {
 }
 
 
+# Parts of the documentation that pages lead to.
+LEADS_TO = {
+    "function-schedules": "/docs/how-to/schedules.html",
+    "keys-open": "/docs/how-to/keys.html",
+}
+
+
+@promise("A81")
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_keeps_people_from_using_it(
     open_page: Callable[..., Page], scene: Scene, camera: Camera, name: str
@@ -58,3 +65,8 @@ def test_nothing_keeps_people_from_using_it(
     expect(page.locator("main :is(.card, .empty)").first).to_be_visible()
     expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
     assert_usable(page, camera, name)
+    link = page.get_by_role("banner").get_by_role("link", name="Docs")
+    if web.files(web.DOCUMENTATION):
+        address = link.evaluate("(one) => one.href")
+        assert page.request.get(address).status == 200, address
+        assert LEADS_TO.get(name, "/docs/") in address

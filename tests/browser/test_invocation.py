@@ -1,6 +1,5 @@
 """The page of an invocation: its timeline, its output, and its actions."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -160,19 +159,6 @@ def test_what_was_written_while_the_wire_was_cut_is_there_once(
     expect(output_of(page)).to_have_text("".join(f"part {n}" for n in range(1, 7)))
 
 
-def test_a_running_call_is_cancelled(
-    page: Page, site: Server, function: Callable[..., Function]
-) -> None:
-    fn = function("echo begun; sleep 20")
-    call = site.later(fn.try_invoke)
-    page.goto(page_of(fn, running(fn)))
-    expect(output_of(page)).to_have_text("begun")
-    page.get_by_role("button", name="Cancel").click()
-    expect(status(page)).to_contain_text("cancelled")
-    expect(output_of(page)).to_have_text("begun")
-    assert call.result().json()["status"] == "cancelled"
-
-
 def test_a_queued_call_says_when_it_is_due(page: Page, scene: Scene) -> None:
     page.goto(f"/ui/#/{scene.calls['queued']}")
     expect(page.get_by_role("region", name="In the queue")).to_contain_text(
@@ -243,19 +229,6 @@ def test_a_link_to_a_call_is_copied(open_page: Callable[..., Page], scene: Scene
     assert page.evaluate("() => navigator.clipboard.readText()") == page.url
 
 
-def test_an_http_error_has_its_reason(page: Page, function: Callable[..., Function]) -> None:
-    handler = "printf 'Status: 500\\n\\nbroken'; echo 'ValueError: no such column' >&2"
-    fn = function(handler)
-    fn.server.call("PUT", f"{fn.path}/url", {"auth": "none"})
-    name = fn.server.call("GET", fn.path).json()["name"]
-    assert fn.server.call("POST", f"/fn/{name}").status_code == 500
-    [invocation_id] = until(fn.records)
-    page.goto(page_of(fn, invocation_id))
-    why = page.get_by_role("region", name="Why it ended so")
-    expect(why).to_contain_text("responded with HTTP status 500, which counts as an error.")
-    expect(why.locator("pre")).to_have_text("ValueError: no such column")
-
-
 def test_a_call_that_is_not_there_is_told_in_the_servers_words(
     page: Page, function: Callable[..., Function], expected: list[str]
 ) -> None:
@@ -292,20 +265,6 @@ def test_what_a_call_caused_leads_there_and_back(
     expect(output_of(page)).to_have_text("told")
     around.get_by_role("link", name=queued).click()
     expect(page.get_by_text("the handler exited with code 3")).to_be_visible()
-
-
-def test_the_keyboard_alone_replays_a_call(page: Page, scene: Scene) -> None:
-    page.goto(f"/ui/#/{scene.calls['success']}")
-    expect(page.get_by_role("button", name="Replay")).to_be_visible()
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        if page.evaluate("() => document.activeElement.textContent") == "Replay …":
-            break
-    page.keyboard.press("Enter")
-    dialog = page.get_by_role("dialog", name="Replay")
-    expect(dialog.get_by_label("Payload")).to_have_value(json.dumps("order-1207").strip('"'))
-    page.keyboard.press("Escape")
-    expect(dialog).to_have_count(0)
 
 
 def test_why_a_call_failed_is_said_with_its_limits(

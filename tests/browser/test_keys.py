@@ -52,16 +52,6 @@ def test_one_is_made_and_shown_once(open_as: OpenAs, keyed: Keyed) -> None:
     assert secret not in page.content()
 
 
-def test_an_admin_is_offered_no_scope_above_its_own(open_as: OpenAs, keyed: Keyed) -> None:
-    page = open_as(keyed.key(new_name(), "admin")["key"])
-    page.goto("/ui/#/keys")
-    page.get_by_role("button", name="New key").click()
-    form = page.get_by_role("form", name="New key")
-    scopes = form.get_by_label("Scope").get_by_role("option")
-    expect(scopes).to_have_text([re.compile(one) for one in ("read", "invoke", "write", "admin")])
-    expect(form.get_by_label("Tenant")).to_have_count(0)
-
-
 def test_refusals_are_in_the_form(open_as: OpenAs, keyed: Keyed, expected: list[str]) -> None:
     expected += ["403"]
     page = open_as(keyed.key(new_name(), "admin", expires_seconds=3600)["key"])

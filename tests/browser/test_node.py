@@ -8,8 +8,6 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.accessibility import assert_usable
-from browser.pictures import Camera
 from promises import promise
 from quiltfn import __version__
 from spec.api_client import Api, new_name
@@ -91,30 +89,3 @@ def test_a_key_of_a_disabled_tenant_is_signed_out(
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("API key")).to_be_visible()
     keyed.operator.good("POST", f"/api/tenants/{tenant}/enable")
-
-
-def test_instances_found_and_sorted(open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str]) -> None:
-    _, name = busy
-    page = open_as(keyed.operator.key)
-    page.goto("/ui/#/node")
-    table = page.get_by_role("table", name="Instances")
-    page.get_by_role("searchbox").fill(name)
-    expect(table.locator("[data-n]")).to_have_count(1)
-    page.get_by_role("searchbox").fill("nobody has this")
-    expect(page.get_by_text("No matching instances.")).to_be_visible()
-    page.get_by_role("searchbox").fill("")
-    table.get_by_role("button", name="Memory").click()
-    expect(table.get_by_role("columnheader", name="Memory")).to_have_attribute(
-        "aria-sort", "descending"
-    )
-
-
-def test_nothing_keeps_people_from_using_it(
-    open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str], camera: Camera
-) -> None:
-    page = open_as(keyed.operator.key)
-    page.goto("/ui/#/node")
-    page.get_by_role("searchbox").fill(busy[1])
-    expect(page.get_by_role("table", name="Instances")).to_contain_text(busy[1])
-    page.get_by_role("button", name="All", exact=True).click()
-    assert_usable(page, camera, "node")
