@@ -122,29 +122,11 @@ def an_image(server: Server, tmp_path: Path) -> str:
 def test_images_keys_and_settings_of_a_stopped_server_come_back(
     server: Server, another: Callable[..., Server], tmp_path: Path
 ) -> None:
+    """Images with code; and base images, for a version and for a name, with a link that files at
+    /app must not have.
+    """
     digest = an_image(server, tmp_path)
     server.deploy("echo hello", name="kept")
-    server.stop()
-    backup(server, tmp_path / "kept", own_process=True)
-    with tarfile.open(tmp_path / "kept") as archive:
-        assert archive.getnames() == [*FILES, f"images/{digest}.tar", "manifest.json"]
-        manifest = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
-    assert (manifest["functions"], manifest["images"]) == (1, 1)
-    other = another()
-    restore(tmp_path / "kept", other.data_dir, own_process=True)
-    image = other.data_dir / "images" / digest
-    assert (image / "lib" / "link").readlink() == Path("../run.sh")
-    other.start()
-    answer = other.call("POST", "/api/functions/invoke/kept", {})
-    assert answer.json()["stdout"] == "hello\n"
-    assert image.stat().st_uid == other.data_dir.stat().st_uid != 0
-    server.start()
-
-
-def test_base_images_that_functions_have_come_back(
-    server: Server, another: Callable[..., Server], tmp_path: Path
-) -> None:
-    """For a version and for a name, with a link that files at /app must not have."""
     root = tiny_root.make(tmp_path / "root", {"srv/word": "from the base\n"})
     (root / "etc/mtab").symlink_to("/proc/mounts")
     used, named = (upload(server, tiny_root.packed(root)) for root in (root, (root / "usr")))
@@ -153,15 +135,25 @@ def test_base_images_that_functions_have_come_back(
     server.deploy("cat /srv/word", name="of-base", runtime="tiny")
     body = {"name": "tiny", "kind": "custom", "command": ["/x"], "base_image": named}
     assert server.call("POST", "/api/runtimes", body).status_code == 201
-    backup(server, tmp_path / "kept")
+    server.stop()
+    backup(server, tmp_path / "kept", own_process=True)
+    images = sorted((digest, used, named))
+    with tarfile.open(tmp_path / "kept") as archive:
+        names = archive.getnames()
+        assert names == [*FILES, *(f"images/{one}.tar" for one in images), "manifest.json"]
+        manifest = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
+    assert (manifest["functions"], manifest["images"]) == (2, 3)
     other = another()
-    restore(tmp_path / "kept", other.data_dir)
+    restore(tmp_path / "kept", other.data_dir, own_process=True)
+    image = other.data_dir / "images" / digest
+    assert (image / "lib" / "link").readlink() == Path("../run.sh")
+    assert sorted(one.name for one in image.parent.iterdir()) == images
     other.start()
-    assert sorted(one.name for one in (other.data_dir / "images").iterdir()) == sorted(
-        (used, named)
-    )
-    answer = other.call("POST", "/api/functions/invoke/of-base", {})
-    assert answer.json()["stdout"] == "from the base\n"
+    for name, stdout in (("kept", "hello\n"), ("of-base", "from the base\n")):
+        answer = other.call("POST", f"/api/functions/invoke/{name}", {})
+        assert answer.json()["stdout"] == stdout
+    assert image.stat().st_uid == other.data_dir.stat().st_uid != 0
+    server.start()
 
 
 def upload(server: Server, archive: bytes) -> str:

@@ -148,15 +148,13 @@ def test_once_fails_where_anything_failed(shared: Server, app: Path) -> None:
     assert shared.call("GET", "/api/functions").json()["functions"] == []
 
 
-def test_once_answers_in_json_what_the_server_answered(shared: Server, app: Path) -> None:
+def test_once_answers_in_json_and_reads_what_is_piped_in(
+    shared: Server, app: Path, tmp_path: Path
+) -> None:
     (app / "main.py").write_text(PYTHON.replace("WORD", "first"))
     done = once(shared, app, "-o", "json", "--payload", '"you"')
     assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["stdout"] == "first you"
-
-
-def test_once_reads_what_is_piped_in(shared: Server, app: Path, tmp_path: Path) -> None:
-    (app / "main.py").write_text(PYTHON.replace("WORD", "first"))
     piped = tmp_path / "piped"
     words = ("dev", "--dir", str(app), "--url", shared.url, "--once")
     for content, code in ((b'"you"', 0), (b"\xff", 2)):
@@ -189,16 +187,6 @@ def test_equally_named_directories_are_apart(shared: Server, app: Path, tmp_path
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
 
 
-def test_once_ends_by_itself(shared: Server, app: Path) -> None:
-    (app / "run.sh").write_text("echo from the directory\n")
-    done = quiltfn(
-        *("dev", "--dir", str(app), "--kind", "shell", "--handler", "sh run.sh", "--once"),
-        *("--url", shared.url),
-    )
-    assert (done.code, done.stdout) == (0, "from the directory\n"), done.stderr
-    assert not [one for one in runtimes(shared) if one.startswith("dev-")]
-
-
 def test_a_server_answers_at_its_url_after_every_edit(shared: Server, app: Path) -> None:
     (app / "app.py").write_text(SERVER.replace("WORD", "first"))
     (app / "package.json").write_text("{}")
@@ -222,6 +210,9 @@ def test_once_calls_a_server_if_there_is_a_payload(shared: Server, app: Path) ->
     for kind in ("server", "shell"):
         done = once(shared, app, "--kind", kind)
         assert (done.code, "needs --handler" in done.stderr) == (2, True)
+    (app / "run.sh").write_text("echo from the directory\n")
+    done = once(shared, app, "--kind", "shell", "--handler", "sh run.sh")
+    assert (done.code, done.stdout) == (0, "from the directory\n"), done.stderr
 
 
 def test_a_directory_that_tells_nothing(shared: Server, app: Path) -> None:

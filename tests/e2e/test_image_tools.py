@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from e2e import tiny_root
-from e2e.server import GVISOR, QUILTFN, Server, is_alive, until, watched
+from e2e.server import GVISOR, QUILTFN, Completed, Server, is_alive, quiltfn, until, watched
 from free_ports import free_port
 from promises import promise
 from timeouts import scaled
@@ -51,20 +51,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_root.make(tmp_path_factory.mktemp("tools") / "root", files)
 
 
-def command(server: Server, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(QUILTFN), *map(str, words), "--url", server.url],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=scaled(300),
-    )
+def command(server: Server, *words: str | Path) -> Completed:
+    return quiltfn(*map(str, words), "--url", server.url, timeout_s=300)
 
 
 def add(server: Server, name: str, *words: str | Path, kind: str = "shell") -> str:
     """Adds a base image; returns the command's output."""
     done = command(server, "runtimes", "add", name, "--kind", kind, *words)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     return done.stdout + done.stderr
 
 
@@ -105,7 +99,7 @@ def test_a_directory_and_its_archive_are_equal(server: Server, tree: Path, tmp_p
     refused = command(
         server, "runtimes", "add", "x", "--kind", "shell", "--rootfs", tree, "--image", "x"
     )
-    assert refused.returncode != 0
+    assert refused.code != 0
     assert "give only one of" in refused.stderr
 
 
@@ -296,7 +290,7 @@ def test_an_image_of_a_registry_over_tls(server: Server, tree: Path, tmp_path: P
         ]
         for words, why in tries:
             done = command(server, "runtimes", "add", "no", "--kind", "shell", "--image", *words)
-            assert done.returncode != 0
+            assert done.code != 0
             assert any(one in done.stderr for one in why.split("|")), done.stderr
         assert server.call("GET", "/api/runtimes/no").status_code == 404
         add(server, "open", "--image", f"{name}:1", "--auth-file", there.auth,

@@ -40,52 +40,38 @@ def numbered(bodies: Iterable[str]) -> str:
     return f"const cases = [{cases}];\n" + body("return (cases[event] ?? (() => 'fine'))()")
 
 
+@promise("R23")
 @KEEP
 def test_event_and_context(shared: Server, cleanup: bool) -> None:
     source = """
-    exports.handler = async (event, context) => [
-        event, context.invocationId, context.functionName, context.functionVersion,
-        context.remainingMs() > 0 && context.getRemainingTimeInMillis() <= 30000,
-        context.awsRequestId === process.env.QUILT_INVOCATION_ID, context.traceparent,
-        process.env.MINE, process.env.CALLS ?? null, process.cwd(),
-    ];
-    """
-    function = node(shared, source, environment={"MINE": "v"}, cleanup_on_exit=cleanup)
-    record = function.invoke('{"a": [1, null]}', environment={"CALLS": "c", "MINE": "other"})
-    event, number, name, version, *rest = answer(record)
-    assert event == {"a": [1, None]}
-    assert (number, name, version) == (record["invocation_id"], record["function_name"], "1")
-    assert rest == [True, True, None, "other", "c", "/app"]
-    assert answer(function.invoke("plain text"))[0] == "plain text"
-    assert answer(function.invoke("[1"))[0] == "[1"
-    assert answer(function.invoke())[0] is None
-    # The input of one invocation does not reach another.
-    assert answer(function.invoke())[7:9] == ["v", None]
-
-
-@promise("R23")
-@KEEP
-def test_the_context_has_all_that_lambdas_has(shared: Server, cleanup: bool) -> None:
-    source = """
-    exports.handler = (event, context) => {
+    exports.handler = async (event, context) => {
         context.callbackWaitsForEmptyEventLoop = false;
         return [
+            event, context.invocationId, context.functionName, context.functionVersion,
+            context.remainingMs() > 0 && context.getRemainingTimeInMillis() <= 30000,
+            context.awsRequestId === process.env.QUILT_INVOCATION_ID, context.traceparent,
+            process.env.MINE, process.env.CALLS ?? null, process.cwd(),
+            // What Lambda's context has, too.
             context.memoryLimitInMB, context.invokedFunctionArn, context.logGroupName,
             context.logStreamName, 'clientContext' in context, 'identity' in context,
         ];
     };
     """
-    function = node(shared, source, cleanup_on_exit=cleanup, memory_limit_mb=300)
-    record = function.invoke()
-    name, number = record["function_name"], record["invocation_id"]
-    assert answer(record) == [
-        "300",
-        f"arn:quiltfn:lambda:local:000000000000:function:{name}:1",
-        f"/quiltfn/{name}",
-        f"1/{number}",
-        True,
-        True,
-    ]
+    function = node(
+        shared, source, environment={"MINE": "v"}, cleanup_on_exit=cleanup, memory_limit_mb=300
+    )
+    record = function.invoke('{"a": [1, null]}', environment={"CALLS": "c", "MINE": "other"})
+    event, number, name, version, *rest = answer(record)
+    assert event == {"a": [1, None]}
+    assert (number, name, version) == (record["invocation_id"], record["function_name"], "1")
+    assert rest[:6] == [True, True, None, "other", "c", "/app"]
+    arn = f"arn:quiltfn:lambda:local:000000000000:function:{name}:1"
+    assert rest[6:] == ["300", arn, f"/quiltfn/{name}", f"1/{number}", True, True]
+    assert answer(function.invoke("plain text"))[0] == "plain text"
+    assert answer(function.invoke("[1"))[0] == "[1"
+    assert answer(function.invoke())[0] is None
+    # The input of one invocation does not reach another.
+    assert answer(function.invoke())[7:9] == ["v", None]
 
 
 RETURNED = {
@@ -325,15 +311,17 @@ def test_children_do_not_outlive_their_call(shared: Server, cleanup: bool) -> No
 @promise("C13")
 @KEEP
 def test_large_payloads_and_answers(shared: Server, cleanup: bool) -> None:
-    echo = node(shared, body("return event"), cleanup_on_exit=cleanup)
+    source = body(
+        "if (event[0] === 'x') return event;"
+        "return event[0] === 'y' ? String(event.length) : 'z'.repeat(event);"
+    )
+    function = node(shared, source, cleanup_on_exit=cleanup)
     payload = "x" * (MIB - 1)
-    assert echo.invoke(payload)["stdout"] == payload
-    length = node(shared, body("return String(event.length)"), cleanup_on_exit=cleanup)
-    assert length.invoke("y" * (5 * MIB))["stdout"] == str(5 * MIB)
-    assert length.invoke("y" * (6 * MIB))["stdout"] == str(6 * MIB)
+    assert function.invoke(payload)["stdout"] == payload
+    for size in (5 * MIB, 6 * MIB):
+        assert function.invoke("y" * size)["stdout"] == str(size)
     for most, status, kept in ((6 * MIB, "success", 6 * MIB), (6 * MIB + 1, "failed", 0)):
-        code = body(f"return 'z'.repeat({most})")
-        ended = node(shared, code, cleanup_on_exit=cleanup).invoke()
+        ended = function.invoke(str(most))
         assert (ended["status"], len(ended["stdout"])) == (status, kept)
     assert ended["error_message"].startswith(f"the handler returned {6 * MIB + 1} bytes")
 

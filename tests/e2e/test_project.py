@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,25 +191,6 @@ def test_a_plan_is_shown_done_and_then_there_is_nothing_to_do(shop: Shop) -> Non
     assert again["urls"]["hello"] == f"{shop.server.url}/fn/default/hello"
 
 
-def test_a_change_is_told_field_by_field_and_takes_one_version(shop: Shop) -> None:
-    shop.write()
-    shop.deploy()
-    shop.write("second", FILE.replace('environment = { PLAIN = "1" }', "memory_limit_mb = 300"))
-    planned = shop.run("deploy", "--dry-run").stdout
-    assert "~ function hello\n" in planned
-    assert "    memory_limit_mb: 256 -> 300\n" in planned
-    assert "    environment.PLAIN: *** -> default or none\n" in planned
-    shop.deploy()
-    assert shop.answer() == "second from the wheel"
-    assert shop.get("/api/functions/by-name/hello")["current_version"] == 2
-    # Manual changes are reverted to the file.
-    assert quiltfn("functions", "rollback", "hello", "1", env=shop.env).code == 0
-    assert shop.answer() == "first from the wheel"
-    (step,) = shop.deploy()["steps"]
-    assert {one["field"] for one in step["changes"]} >= {"runtime", "memory_limit_mb"}
-    assert shop.answer() == "second from the wheel"
-
-
 @promise("W29")
 def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop: Shop) -> None:
     shop.write()
@@ -347,30 +327,6 @@ def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) ->
     shop.assert_is_whole("mended")
 
 
-@promise("R42")
-def test_what_is_gone_from_the_file_is_deleted_after_a_yes(shop: Shop) -> None:
-    shop.write()
-    shop.deploy()
-    renamed = FILE.replace("functions.hello", "functions.greet")
-    shop.write(text=renamed)
-    refused = shop.run("deploy")
-    assert refused.code == 1
-    assert "this would delete function hello" in refused.stderr
-    assert shop.names() == ["hello", "plain"]
-    shop.deploy("--yes")
-    assert shop.names() == ["greet", "plain"]
-    assert shop.get("/api/schedules/nightly")["function"] == "greet"
-    alone = renamed[: renamed.index("[functions.plain]")]
-    shop.write(text=alone.replace('on_failure = { function = "plain" }\n', ""))
-    assert {one["name"] for one in shop.deploy("--yes")["steps"] if one["verb"] == "delete"} == {
-        "plain"
-    }
-    shop.write(text=renamed.replace('[functions.greet.url]\nauth = "none"\n', ""))
-    assert shop.run("deploy").code == 1
-    shop.deploy("--yes")
-    assert "NOT_FOUND" in shop.answer("greet")
-
-
 @promise("R41")
 @pytest.mark.parametrize("steps", [0, 2, 5])
 def test_a_deploy_that_was_killed_is_gone_on_with(shop: Shop, steps: int) -> None:
@@ -497,15 +453,3 @@ def test_a_key_that_can_write_is_enough(server: Server, tmp_path: Path) -> None:
     there.write()
     assert there.deploy()["steps"] == []
     assert there.run("destroy", "--yes").code == 0
-
-
-def test_where_nobody_answers_nothing_was_done(tmp_path: Path) -> None:
-    env = {**os.environ, "QUILT_BASE_URL": "http://127.0.0.1:9"}
-    (tmp_path / "quiltfn.toml").write_text('project = "shop"\n')
-    began = time.monotonic()
-    for command in ("deploy", "destroy"):
-        done = quiltfn(command, str(tmp_path), env=env)
-        assert (done.code, "no quiltfn server responds" in done.stderr) == (1, True)
-    assert time.monotonic() - began < scaled(10)
-    (tmp_path / "quiltfn.toml").write_text("project = 3\n")
-    assert quiltfn("deploy", str(tmp_path), env=env).code == 2

@@ -15,4 +15,4 @@ pytestmark = [pytest.mark.sandbox, promise("P15", "N26")]
 
 def test_every_story_keeps_the_promises(request: pytest.FixtureRequest) -> None:
     stories = FleetStories if request.config.getoption("--fleet") else RealStories
-    run_state_machine_as_test(stories, settings=settings(ON_REAL, max_examples=10))
+    run_state_machine_as_test(stories, settings=settings(ON_REAL, max_examples=6))

@@ -30,7 +30,7 @@ def flood() -> bytes:
     """Headers without content: fewer than the limit, but seconds of work."""
     info = tarfile.TarInfo("./")
     info.type = tarfile.DIRTYPE
-    return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) * 390_000 + bytes(1024), 1)
+    return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) * 200_000 + bytes(1024), 1)
 
 
 @contextlib.contextmanager

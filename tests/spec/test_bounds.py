@@ -392,7 +392,7 @@ def test_a_page_of_long_records_costs_the_server_little(plain: Server) -> None:
         return answer.status_code
 
     with ThreadPoolExecutor(12) as pool:
-        codes = [pool.submit(lists, number) for number in range(24)]
+        codes = [pool.submit(lists, number) for number in range(14)]
         slowest = 0.0
         while not all(code.done() for code in codes):
             start = time.monotonic()
@@ -431,7 +431,7 @@ def test_calls_with_long_output_take_turns_and_lose_none(plain: Server) -> None:
     function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x", max_instances=16)
     quick = server.deploy("echo hello")
     with ThreadPoolExecutor(16) as pool:
-        calls = [pool.submit(function.invoke) for _ in range(32)]
+        calls = [pool.submit(function.invoke) for _ in range(20)]
         while not all(call.done() for call in calls):
             assert quick.invoke()["stdout"] == "hello\n"
         assert {len(call.result()["stdout"]) for call in calls} == {6_000_000}

@@ -96,18 +96,18 @@ def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) ->
 
 @promise("W5")
 @pytest.mark.one_server("a node hears of calls that others counted within 5 s")
-def test_five_hundred_calls_that_fail_one_time_in_ten_all_succeed(tenant: Api) -> None:
+def test_two_hundred_calls_that_fail_one_time_in_ten_all_succeed(tenant: Api) -> None:
     chance = '[ "$(od -An -N1 -tu1 /dev/urandom)" -ge 26 ] && printf %s "$QUILT_PAYLOAD"'
     function_id = tenant.active(chance, max_instances=4)
     policy = {"max_attempts": 8, "backoff_seconds": {"first": 0.01, "most": 0.1}}
     tenant.good("PUT", f"{of(function_id)}/async-policy", policy)
     with ThreadPoolExecutor(8) as threads:
-        records = list(threads.map(lambda n: submit(tenant, function_id, str(n)), range(500)))
+        records = list(threads.map(lambda n: submit(tenant, function_id, str(n)), range(200)))
         ends = list(threads.map(lambda record: ended(tenant, function_id, record), records))
     assert {one["status"] for one in ends} == {"success"}
-    assert {one["stdout"] for one in ends} == {str(number) for number in range(500)}
+    assert {one["stdout"] for one in ends} == {str(number) for number in range(200)}
     shown = tenant.get(function_id)
-    assert (shown["invocation_count"], shown["error_count"]) == (500, 0)
+    assert (shown["invocation_count"], shown["error_count"]) == (200, 0)
 
 
 @promise("W6")

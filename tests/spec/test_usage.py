@@ -187,20 +187,13 @@ def limited(api: Api, function_id: str) -> dict[str, Any] | None:
     return answer.json() if answer.status_code == 429 else None
 
 
-@pytest.mark.parametrize(
-    ("given", "name"),
-    [
-        ({"functions": -1}, "functions"),
-        ({"calls_in_flight": -1}, "calls_in_flight"),
-        ({"calls_per_second": -1}, "calls_per_second"),
-        ({"image_bytes": "1"}, "image_bytes"),
-        ({"gb_seconds": 5}, "gb_seconds"),
-    ],
-)
-def test_a_wrong_quota_changes_nothing(keyed: Keyed, given: dict[str, Any], name: str) -> None:
+def test_a_wrong_quota_changes_nothing(keyed: Keyed) -> None:
     path = f"/api/tenants/{new_name()}/quota"
-    error = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", path, given)
-    assert name in error["error"]
+    negative = ("functions", "calls_in_flight", "calls_per_second")
+    wrong = dict.fromkeys(negative, -1) | {"image_bytes": "1", "gb_seconds": 5}
+    for name, value in wrong.items():
+        error = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", path, {name: value})
+        assert name in error["error"]
     assert keyed.operator.good("GET", path)["own"] == []
 
 
