@@ -43,6 +43,7 @@ interrupted:
 def test_the_states_are_the_table_and_every_other_event_raises() -> None:
     check_table(NEXT, Status, CallEvent, TABLE)
     assert frozenset(Status) - FINAL == {Status.QUEUED, Status.RUNNING}, "the ends are empty rows"
+    assert {kind for kind, *_ in ENDS} == set(ExitKind), "each kind of end has a row"
 
 
 # fmt: off
@@ -56,8 +57,8 @@ ENDS = [
     (ExitKind.SIGNALLED,       9, False, "failed",         137, "signal 9"),
     (ExitKind.SIGNALLED,      15, False, "failed",         143, "signal 15"),
     (ExitKind.SIGNALLED,       9, True,  "oom",            137, "memory"),
-    (ExitKind.DEADLINE,        0, False, "timeout",       None, "deadline"),
-    (ExitKind.DEADLINE,        0, True,  "timeout",       None, "deadline"),
+    (ExitKind.DEADLINE,        0, False, "timeout",       None, "timed out"),
+    (ExitKind.DEADLINE,        0, True,  "timeout",       None, "timed out"),
     (ExitKind.NOT_STARTED,     0, False, "error",         None, "ended before"),
     (ExitKind.SANDBOX_GONE,    0, False, "error",         None, "ended before"),
     (ExitKind.SANDBOX_GONE,    0, True,  "oom",            137, "memory"),
@@ -67,9 +68,6 @@ ENDS = [
     (ExitKind.INTERRUPTED,     0, False, "interrupted",   None, "stopped"),
 ]
 # fmt: on
-
-
-assert {kind for kind, *_ in ENDS} == set(ExitKind), "each kind has a row"
 
 
 @promise("A84")
