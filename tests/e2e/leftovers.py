@@ -104,7 +104,7 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
             if "\nPPid:\t2\n" in status:
                 continue  # a kernel thread
             real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
-            # Read only for processes that it can identify.
+            # Control groups name a process's server by its id, so they are read only with `ids`.
             groups = _text(f"/proc/{pid}/cgroup") if ids else ""
             server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids

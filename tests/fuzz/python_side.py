@@ -42,7 +42,7 @@ def write_words(path: Path, words: list[bytes]) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------ -- inputs worth keeping
+# ------------------------------------------------------------------------ inputs worth keeping
 
 
 def reached(run: Callable[[bytes], None], data: bytes) -> set[tuple[str, int, int]]:

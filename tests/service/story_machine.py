@@ -282,7 +282,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
         for method, at, body in calls:
             state.refused("NOT_FOUND", 404, state.driver.call(method, at, body))
 
-    # Calls -----------------------------------------------------------------------------------
+    # Invocations -----------------------------------------------------------------------------
 
     def _under(self, function: KnownFunction, payload: str) -> Under:
         alone = not self.state.is_busy(function)

@@ -56,7 +56,7 @@ BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
 # functions are looked at a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
 GONE = 410
-# Errors that a retry would get again, so that the delivery fails.
+# Errors that a retry would get again, so the delivery fails at once.
 FOR_GOOD = (NotFound, Unprocessable, FunctionNotActive)
 USER_AGENT = "quiltfn"
 

@@ -397,7 +397,7 @@ class Dispatcher:
 
     def _load(self, backlog: Backlog, due_ms: int, room: int) -> Load:
         in_line = 0
-        if room <= 0:  # otherwise the number doesn't matter
+        if room <= 0:  # with room, the number isn't used
             in_line = sum(not self.invoker.has_begun(one) for one in backlog.running)
         return Load(
             running=len(backlog.running),

@@ -103,7 +103,7 @@ class _Burst:
     def __init__(self, sent: int = 0) -> None:
         self.sent = sent
         self.rest: CallSummary | None = None
-        # Then its instances are reported together with the sum, in one packet.
+        # Whether its instances changed; they are then reported with the sum, in one packet.
         self.pool_changed = False
 
     def summary(self) -> CallSummary | None:

@@ -102,10 +102,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `conclude`: decides what becomes of accepted work, from the record of a completed attempt.
     `adds_environment`: the names in `environment` must not be in the version's environment.
     `judge`: reads the HTTP response in a successful result, and returns the result with the
-    response's status; if the response is invalid, as a failure with the reason. `body`: streamed to
-    a web server while it arrives, after the head of the request in `payload`. Such an invocation
-    has no second attempt, and its body is not stored. `client`: waits for the response; None: the
-    response may be requested later.
+    response's status; an invalid response makes the result a failure with the reason. `body`:
+    streamed to a web server while it arrives, after the head of the request in `payload`. Such an
+    invocation has no second attempt, and its body is not stored. `client`: waits for the response;
+    None: the response may be requested later.
     """
 
     payload: bytes | None = None
@@ -180,7 +180,7 @@ class Invoker:
         # Emitted for every written end of an attempt, and for work that ended without an attempt.
         self.on_closed: Signal[Invocation] = Signal()
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
-        self._background = TaskGroup(failed=lambda _: None)  # the code that waits gets the error
+        self._background = TaskGroup(failed=lambda _: None)  # errors reach the code that waits
         self._draining = False
         self._aliases = aliases
         self._defaults: Container[str] = () if aliases is None else aliases.defaults
@@ -200,7 +200,7 @@ class Invoker:
         return self._draining
 
     def refuse(self, why: str) -> None:
-        """Refuse calls for a while, with this reason; empty: accept them again."""
+        """Refuse invocations for a while, with this reason; empty: accept them again."""
         self.refuses = why
 
     def has_begun(self, invocation_id: str) -> bool:

@@ -234,7 +234,7 @@ class Schedules:
     async def _fire(self, due: Sequence[Schedule], now_ms: int) -> None:
         firings = []
         for schedule in due:
-            # Checking a schedule with thousands of variables takes milliseconds.
+            # Let other tasks run: a schedule with thousands of variables takes milliseconds.
             await asyncio.sleep(0)
             try:
                 firing = await self._firing(schedule, now_ms)

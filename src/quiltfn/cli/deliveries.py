@@ -1,4 +1,4 @@
-"""`quiltfn deliveries …`: what was sent to the destinations of a function's policy."""
+"""`quiltfn deliveries …`: deliveries to the destinations of a function's policy."""
 
 from typing import Annotated
 

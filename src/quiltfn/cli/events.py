@@ -1,4 +1,4 @@
-"""`quiltfn events`: what happens in the tenant, as it happens."""
+"""`quiltfn events`: follows the tenant's events."""
 
 import time
 from typing import Annotated

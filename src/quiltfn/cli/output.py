@@ -12,7 +12,7 @@ from quiltfn.cli.parsing import Option
 
 T = TypeVar("T")
 
-UNBROKEN = 1_000_000  # a text is not broken into lines
+UNBROKEN = 1_000_000  # line width: no text is broken
 UNPLAIN = set("\x85\u2028\u2029\ufeff")
 
 

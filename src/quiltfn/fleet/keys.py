@@ -139,7 +139,7 @@ class FleetKeys:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._is_behind.wait()
             if await self.look():
-                await asyncio.sleep(LOOK_EVERY_S)  # no more often, whatever pings report
+                await asyncio.sleep(LOOK_EVERY_S)  # at most this often, whatever pings report
 
     async def look(self) -> bool:
         """Do the next step; return whether other nodes were asked."""

@@ -2,8 +2,8 @@
 
 Their callers know their ids. The records come from the node itself, or from the one that takes it
 over; but an invocation may have failed to reach the node, or the node's journal. So the node that
-forwarded it records it as `interrupted` if it has no record, and the other node is gone or responds
-that it has no trace of it outside the store.
+forwarded an invocation records it as `interrupted` if the store has no record, and the other node
+is gone or responds that it doesn't know the invocation.
 """
 
 import asyncio

@@ -79,7 +79,7 @@ class Membership:
 
     def renewed_at(self) -> float:
         """When this node's membership was last renewed, in seconds of CLOCK_BOOTTIME. The time is
-        taken before the heartbeat is sent, so that no other node counts from an earlier one.
+        taken before the heartbeat is sent, so that other nodes always count from a later time.
         """
         return self._renewed_at
 

@@ -119,7 +119,7 @@ class JoinedNode:
     def control(
         self, services: Services, dispatcher: Dispatcher, ended: "asyncio.Future[Exception]"
     ) -> NodeControl:
-        """What applies an operator's changes to this node."""
+        """The part that applies an operator's changes to this node."""
         return NodeControl(self.nodes, services, dispatcher, ended)
 
     def tasks(self, lifecycle: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:

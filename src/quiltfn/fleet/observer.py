@@ -87,7 +87,7 @@ class Observer:
         return max(self.times.reap_s, shown[2] + FLEET_ENDING_S if len(shown) > 2 else 0.0)
 
     def _rank(self, lost: str) -> int:
-        """The number of nodes that come before this one to take `lost` over."""
+        """The number of nodes that try to take `lost` over before this one does."""
         names = sorted(
             name
             for name, seen in self._seen.items()

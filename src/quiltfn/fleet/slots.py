@@ -304,8 +304,8 @@ class SlotKeeper:
         return self._clock.now() - holding.unused_since >= UNUSED_S
 
     def _end_idle(self, row: FunctionSlots, holding: _Holding, lacking: int) -> None:
-        """End idle instances for nodes that lack slots, at most as many as free slots don't cover.
-        Wait between evictions, since those nodes need a moment to get the slots.
+        """End idle instances for nodes that lack slots: as many as the slots that they lack, minus
+        free slots. Wait between evictions, since those nodes need a moment to get the slots.
         """
         free = max(0, row.max_instances - sum(row.held.values()))
         now = self._clock.now()

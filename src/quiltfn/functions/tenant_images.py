@@ -261,7 +261,7 @@ class TenantImages(Mirror[dict[str, int]]):
 
     async def _give_back(self, tenant_id: str, digest: str) -> None:
         image = TenantImage(tenant_id, digest, self._counted[tenant_id][digest])
-        # Before this is stored, so that no response says meanwhile that the tenant has the image.
+        # Noted before it is stored: meanwhile, no response may say that the tenant has the image.
         self._note(image, is_gone=True)
         is_gone = False
         try:

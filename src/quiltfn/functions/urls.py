@@ -66,7 +66,7 @@ class Urls(Mirror[FunctionUrl]):
         return self._rows.get(function_id)
 
     def refusals(self, function_id: str) -> Refusals:
-        """Calls that the function's URL has refused since the start, or since it was created."""
+        """Invocations that the URL has refused since the server's start, or since its creation."""
         return self._refusals.get(function_id) or Refusals()
 
     def refused(self, function_id: str, reason: Refusal, now: float) -> None:

@@ -103,8 +103,8 @@ def disk(path: Path) -> Finding:
 
 
 def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Finding:
-    """Whether images have the content that was uploaded. `damaged`: the paths of images that have
-    not. `count`: the number of examined images. `is_node`: other nodes of a fleet have copies.
+    """Whether images have the content that was uploaded. `damaged`: the paths of those that differ.
+    `count`: the number of examined images. `is_node`: other nodes of a fleet have copies.
     """
     if not damaged:
         return fine("image_contents", f"all {count} images are unchanged since their upload")

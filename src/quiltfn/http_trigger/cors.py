@@ -15,7 +15,7 @@ OWN_PAGES = Cors(allow_origins=(NO_ORIGIN,), max_age_seconds=600)
 
 def is_preflight(cors: Cors, headers: Headers) -> bool:
     """Whether a request is a browser's preflight request that is answered here. If the URL has no
-    rule, only those of the function's own pages are; others go to the handler.
+    rule, only requests of the function's own pages are answered; others go to the handler.
     """
     return (
         "origin" in headers

@@ -19,7 +19,7 @@ DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class NotReadable(Exception):
-    """The unprivileged server could not read its own program The message is for the operator."""
+    """The unprivileged server cannot read its own program. The message is for the operator."""
 
 
 def reveal(readable: Sequence[Path], *writable: Path) -> None:

@@ -149,7 +149,7 @@ class Egress:
                 done(f"its network could not be made: {error.strerror or error}")
                 return
             self._open.append(proxy)
-            self._deny(proxy, addresses_of_the_host())  # also those that are new by now
+            self._deny(proxy, addresses_of_the_host())  # with those added meanwhile
             done(proxy)
 
         try:

@@ -9,8 +9,8 @@ With a base image, the root is that image below a skeleton (`host_image.py`), in
 uploader of the image chose every name in it, so nothing is mounted at a path of the image: all
 mount points belong to the skeleton.
 
-The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies that,
-and detached when the runtime has ended, which keeps it small. A sandbox keeps its copies.
+The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies that
+namespace, and detached after the runtime's end. A sandbox keeps its copies.
 """
 
 import contextlib

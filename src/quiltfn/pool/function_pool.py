@@ -238,7 +238,7 @@ class FunctionPool:
         # The last counters read of each instance.
         self._counters: dict[int, SandboxCounters] = {}
 
-    # Calls -----------------------------------------------------------------------------------
+    # Invocations -----------------------------------------------------------------------------
 
     def acquire(self) -> tuple[int, "decided.Assign | asyncio.Future[tuple[int, bool]]"]:
         """The number of a new waiter, and either an instance at once or a future. The future's
@@ -281,7 +281,7 @@ class FunctionPool:
         self._perform(actions)
 
     def is_shared(self, number: int) -> bool:
-        """Whether the instance runs invocations."""
+        """Whether the instance runs an invocation."""
         instance = self.model.instances.get(number)
         return instance is not None and bool(instance.holders)
 

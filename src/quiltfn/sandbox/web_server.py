@@ -297,7 +297,7 @@ class WebServer:
         finally:
             connection.close()
 
-    # Calls -------------------------------------------------------------------------------------
+    # Invocations -------------------------------------------------------------------------------
 
     async def call(self, call: Call) -> CallResult:
         """Like `ports.Sandbox.call`, but several may run at once."""

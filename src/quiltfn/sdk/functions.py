@@ -212,8 +212,7 @@ def rollback_function(function: str, version: int) -> Flow[Function]:
     return now
 
 
-# --- invocations
-# -------------------------------------------------------------------------------------
+# --- invocations ---------------------------------------------------------------------------------
 
 
 def invoke_function(

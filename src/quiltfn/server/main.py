@@ -17,8 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    # Imported objects stay. Collecting garbage during the imports would add a seventh to their
-    # time; `main` turns the collector on again.
+    # Imported objects are never freed. Collecting garbage during the imports would add a seventh to
+    # their time; `main` turns the collector on again.
     gc.disable()
     # Modules that structlog imports if they are installed, for formatted terminal output and for
     # greenlets. A server uses neither, so their imports fail here.

@@ -225,7 +225,7 @@ def connect(platform: Platform) -> None:
     services.aliases.on_rolled_back.connect(services.events.alias_rolled_back)
     dispatcher.on_arrived.connect(*(events.queue_changed for events in all_events))
     services.schedules.on_fired.connect(*(events.schedule_fired for events in all_events))
-    services.journal.on_counted.connect(quotas.counted)  # with the sums of each commit
+    services.journal.on_counted.connect(quotas.counted)  # gets the sums of each commit
     services.admission.on_unknown_use.connect(quotas.count_soon)
     quotas.disabled.on_change.connect(
         quotas.tenant_changed,

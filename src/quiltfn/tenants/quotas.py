@@ -34,8 +34,7 @@ NONE = TenantQuota()
 
 class _Count(msgspec.Struct, eq=False):
     """A tenant's usage that is being read. `border`: usage from this time on is read in the order
-    of commits. `is_outdated`: a commit has added to the usage before `border`, which is read in no
-    such order.
+    of commits, earlier usage in any order. `is_outdated`: a commit has added to earlier usage.
     """
 
     tenant_id: str
