@@ -284,7 +284,7 @@ class NodeSimulation:
 
     def pass_time(self, seconds: float) -> None:
         at_most = max(one.pool.limits.queue_wait_s for one in self.members) + 1.0
-        # From then on, no invocation waits.
+        # After `at_most`, no invocation waits.
         for step in (min(seconds, at_most), seconds - at_most):
             if step >= 0.0:
                 self._at(self.now + step)
