@@ -94,9 +94,7 @@ async def test_every_key_change_and_nothing_else_changes_the_revision(store: Sql
 
 
 @promise("A79")
-async def test_valid_keys_have_a_limit_and_of_the_others_the_newest_are_kept(
-    store: SqlStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tenants_keys_are_bounded(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys_module, "TENANT_KEYS_MAX", 3)
     monkeypatch.setattr(keys_module, "KEYS_MAX", 5)
     keys = SqlKeys(store.database)
@@ -284,9 +282,7 @@ async def test_filters_of_the_trail_hold_together(store: SqlStore) -> None:
 
 
 @promise("A66")
-async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
-    store: SqlStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_rare_entries_are_all_found(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = SqlAudit(store.database)
     made = [an_entry(id=one, object_id="f" if n % 7 == 0 else "g") for n, one in enumerate(ids(20))]
     for entry in made:

@@ -117,9 +117,7 @@ async def of_tenant(store: SqlStore, tenant_id: str) -> Function:
 # Records -------------------------------------------------------------------------------------
 
 
-async def test_a_tenant_beyond_its_bound_loses_its_oldest_records_and_nobody_else_any(
-    store: SqlStore, journal: SpoolJournal, tmp_path: Path
-) -> None:
+async def test_tenants_have_bounds(store: SqlStore, journal: SpoolJournal, tmp_path: Path) -> None:
     first, other = await of_tenant(store, "one"), await of_tenant(store, "other")
     ours = await calls(journal, first, 30)
     theirs = await calls(journal, other, 10, NOW - 90_000)
@@ -130,9 +128,7 @@ async def test_a_tenant_beyond_its_bound_loses_its_oldest_records_and_nobody_els
     exact(tmp_path)
 
 
-async def test_beyond_the_bound_of_all_whoever_has_most_loses_first(
-    store: SqlStore, journal: SpoolJournal, tmp_path: Path
-) -> None:
+async def test_the_largest_loses(store: SqlStore, journal: SpoolJournal, tmp_path: Path) -> None:
     functions = [await of_tenant(store, f"t{n}") for n in range(3)]
     counts = (5, 20, 12)
     for function, count in zip(functions, counts, strict=True):
@@ -186,9 +182,7 @@ def test_the_level_is_what_leaves_the_bound() -> None:
             assert excess <= given < excess + len(has)
 
 
-async def test_the_last_minute_keeps_its_records_but_not_its_output(
-    store: SqlStore, journal: SpoolJournal, tmp_path: Path
-) -> None:
+async def test_young_output_may_go(store: SqlStore, journal: SpoolJournal, tmp_path: Path) -> None:
     function = await of_tenant(store, "one")
     made = await calls(journal, function, 20, NOW - 30)
     await prune(store, tenant=12 * ONE)
@@ -336,9 +330,7 @@ async def test_keys_that_fill_the_room_refuse_another(store: SqlStore, bound: St
 
 
 @pytest.mark.parametrize("flooded", [False, True])
-async def test_a_tenant_whose_keys_fill_its_room_takes_no_more_and_the_bound_of_all_holds(
-    store: SqlStore, tmp_path: Path, flooded: bool
-) -> None:
+async def test_keys_stay_within_both_bounds(store: SqlStore, tmp_path: Path, flooded: bool) -> None:
     answers = SqlIdempotencyStore(store.database, StorageLimit(tenant=30_000, all=100_000))
     if flooded:
         await fill_with_keys(answers, 30_000)

@@ -159,9 +159,7 @@ def set_back(fleet: Database, schema_before: Schema) -> SetBack:
     return drop_what_is_new
 
 
-async def test_a_starting_node_upgrades_the_schema_under_another_one(
-    fleet: Database, set_back: SetBack
-) -> None:
+async def test_a_start_upgrades_under_a_running_node(fleet: Database, set_back: SetBack) -> None:
     set_back()
     async with fleet.node("old") as old:  # it migrates as well, and is set back while it runs
         set_back()
@@ -219,9 +217,7 @@ async def test_a_node_that_runs_and_is_too_old_keeps_a_newer_one_out(
         assert fleet.oldest == NEWER
 
 
-async def test_a_node_goes_back_by_one_version_and_no_more(
-    fleet: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nodes_go_back_one_version(fleet: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     become(monkeypatch, NEWEST, NEWER)
     async with fleet.node("newest"):
         become(monkeypatch, NEWER, OLDEST)
@@ -235,9 +231,7 @@ async def test_a_node_goes_back_by_one_version_and_no_more(
     assert fleet.oldest == NEWER
 
 
-async def test_a_server_alone_goes_back_by_one_version_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_servers_go_back_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = postgresql.database_of(tmp_path)
     for version, oldest in ((NEWEST, NEWER), (NEWER, OLDEST)):
         become(monkeypatch, version, oldest)
@@ -264,9 +258,7 @@ async def test_a_node_overtaken_at_start(fleet: Database, monkeypatch: pytest.Mo
     assert fleet.nodes == {}
 
 
-async def test_a_start_without_its_table_changes_nothing_and_is_retried(
-    fleet: Database, set_back: SetBack
-) -> None:
+async def test_a_start_without_its_table_can_repeat(fleet: Database, set_back: SetBack) -> None:
     set_back()
     with psycopg.connect(fleet.url) as held:
         held.execute("SELECT pg_advisory_xact_lock(0)")

@@ -84,9 +84,7 @@ async def fold(store: SqlStore) -> None:
     await loop.run_in_executor(database._writer_thread, work)
 
 
-async def test_a_copy_laid_over_what_a_kill_left_is_refused_and_the_right_restore_is_not(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_copy_with_anothers_log_is_refused(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path / "data") as store:
         await a_stored_function(store, name="early")
     backup = shutil.copy(tmp_path / "data" / "quiltfn.db", tmp_path / "backup.db")

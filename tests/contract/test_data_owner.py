@@ -155,9 +155,7 @@ def test_a_directory_that_root_has_copied_becomes_the_servers_with_its_images(gr
 
 @promise("N66")
 @pytest.mark.parametrize("found", [f"images/{'ab' * 32}/a.py", "quiltfn.lock"])
-def test_what_root_puts_back_for_a_server_with_a_database_elsewhere(
-    ground: Path, found: str
-) -> None:
+def test_what_root_puts_back_becomes_the_servers(ground: Path, found: str) -> None:
     """Without quiltfn.db: the files of runtimes, or the content of a copied directory."""
     data = ground / "data"
     give(data, 0)

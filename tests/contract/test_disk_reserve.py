@@ -228,7 +228,7 @@ def test_damage_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not is_full(None, tmp_path)
 
 
-async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_operations(
+async def test_full_disks_defer_other_ends(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They appear as ended at once, and are stored when the disk has space."""

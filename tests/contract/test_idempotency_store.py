@@ -58,7 +58,7 @@ async def test_a_released_slot_is_free_and_an_answered_slot_is_kept(store: SqlSt
     assert not_none(await answers.reserve(REQUEST, NOW)).body == b"first"
 
 
-async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_own_server(
+async def test_only_its_server_reserves_again(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
     async with open_shared(tmp_path, "one") as first, open_shared(tmp_path, "two") as second:

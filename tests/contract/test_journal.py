@@ -112,9 +112,7 @@ async def test_what_accepted_work_has_is_stored(journal: SpoolJournal, function:
     assert await journal.get(function.id, call.invocation_id) == done(call)
 
 
-async def test_an_older_attempt_does_not_replace_a_newer_one(
-    store: SqlStore, function: Function, tmp_path: Path
-) -> None:
+async def test_newer_attempts_stay(store: SqlStore, function: Function, tmp_path: Path) -> None:
     """A spool that reappears after a power cut has the first attempt, long after its retry."""
     first = a_call(function)
     second = replace(first, attempt=2, started_at=1_760_000_200)
@@ -198,9 +196,7 @@ async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
     ]
 
 
-async def test_a_kill_right_after_the_end_keeps_the_timeline_that_was_written(
-    store: SqlStore, function: Function, tmp_path: Path
-) -> None:
+async def test_kills_keep_timelines(store: SqlStore, function: Function, tmp_path: Path) -> None:
     end = replace(done(a_call(function)), timeline=Timeline(ColdStartReason.FIRST, 1, 2, 3, 4, 5))
     before = done(a_call(function))  # as written by a server that stored none
     line = to_line(before).replace(b',"timeline":null', b"")
@@ -270,9 +266,7 @@ async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
     assert journal._timer is None
 
 
-async def test_the_output_of_a_record_is_read_by_parts(
-    journal: SpoolJournal, function: Function
-) -> None:
+async def test_output_is_read_by_parts(journal: SpoolJournal, function: Function) -> None:
     end = done(a_call(function), stdout=bytes(range(256)) * 1000)
     ids = (function.id, end.invocation_id)
     journal.closed(end)
@@ -499,9 +493,7 @@ def sizes(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("stored", [0, 5, 10])
-async def test_a_page_ends_where_its_bytes_end_and_goes_on_behind_that(
-    journal: SpoolJournal, function: Function, stored: int
-) -> None:
+async def test_pages_end_by_bytes(journal: SpoolJournal, function: Function, stored: int) -> None:
     written = []
     for number in range(10):
         record = done(a_call(function), stdout=b"x" * 1000)

@@ -407,9 +407,7 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
 
 
 @promise("N91")
-async def test_who_waits_for_others_to_read_is_told_in_time_that_nobody_answers(
-    store: SqlStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_waiting_readers_are_told(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them may take seconds: a queue of requests would last as long as the outage."""
     database: Any = store.database
     quick = database.quick_connection()

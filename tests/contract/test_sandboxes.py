@@ -101,9 +101,7 @@ async def test_a_handler_is_ended_at_its_deadline(box: Sandboxes) -> None:
 
 
 @pytest.mark.parametrize("is_destroyed", [False, True])
-async def test_a_sandbox_dying_under_the_call_is_a_result_and_known_dead(
-    box: Sandboxes, is_destroyed: bool
-) -> None:
+async def test_a_death_under_a_call_is_a_result(box: Sandboxes, is_destroyed: bool) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
@@ -140,9 +138,7 @@ async def test_a_call_can_be_ended_from_outside(box: Sandboxes) -> None:
     assert await running == CallResult(kind=ExitKind.CANCELLED, by="function_deleted")
 
 
-async def test_ends_of_calls_that_do_not_run_and_repeated_destroys_are_harmless(
-    box: Sandboxes,
-) -> None:
+async def test_needless_ends_and_destroys_are_harmless(box: Sandboxes) -> None:
     sandbox = await box.sandbox()
     assert not sandbox.end_call(ExitKind.CANCELLED, "nothing")
     assert (await sandbox.call(call())).kind is ExitKind.EXITED

@@ -237,9 +237,7 @@ async def test_a_late_wall_clock_removes_no_statistics(store: SqlStore, function
     assert (await of_all_time(stats, function)).queued == 1
 
 
-async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
-    store: SqlStore, stats: SqlStats, function: Function
-) -> None:
+async def test_queued_work_counts(store: SqlStore, stats: SqlStats, function: Function) -> None:
     work = SqlWork(store.database)
     piece = a_piece(function)
     for _ in range(2):  # a repetition does not count
@@ -307,9 +305,7 @@ async def sums_of(stats: SqlStats) -> CallStats:
 
 
 @promise("D37")
-async def test_rows_are_folded_by_their_age_and_removed_at_last(
-    stats: SqlStats, clock: ManualClock, tmp_path: Path
-) -> None:
+async def test_rows_are_folded_by_age(stats: SqlStats, clock: ManualClock, tmp_path: Path) -> None:
     now = ENDED
     ages = [0, 1800, 2 * HOUR_S, 2 * DAY_S, 9 * DAY_S, 399 * DAY_S, 402 * DAY_S]
     await fill(stats, [now - age for age in ages])
@@ -368,9 +364,7 @@ async def test_what_a_window_has_begins_with_the_stretch_that_it_begins_in(stats
 
 
 @promise("D37")
-async def test_a_tenant_over_its_bound_keeps_its_sums_and_loses_detail(
-    store: SqlStore, clock: ManualClock, tmp_path: Path
-) -> None:
+async def test_bounds_cost_only_detail(store: SqlStore, clock: ManualClock, tmp_path: Path) -> None:
     """First the oldest of the shortest step are folded, in the end functions are added up."""
     row_bytes = 250
     stats = SqlStats(store.database, clock, StorageLimit(tenant=40 * row_bytes))

@@ -100,9 +100,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_damaged_database_is_refused_and_left_as_it_is(
-    open_store: StoreOpener, tmp_path: Path, damage: str
-) -> None:
+async def test_damage_is_refused(open_store: StoreOpener, tmp_path: Path, damage: str) -> None:
     async with open_store(tmp_path) as store:
         await a_stored_function(store)
     database = tmp_path / "quiltfn.db"
@@ -180,9 +178,7 @@ async def test_a_killed_first_start_begins_again(open_store: StoreOpener, tmp_pa
         assert list(await store.load()) == []
 
 
-async def test_a_migration_is_one_transaction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_migration_is_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("killed")
 

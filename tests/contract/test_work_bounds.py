@@ -72,9 +72,7 @@ def test_an_input_counts_no_less_than_half_of_what_it_takes_in_memory() -> None:
     assert call_input.size_bytes >= took / 2
 
 
-async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
-    store: SqlStore, function: Function, tmp_path: Path
-) -> None:
+async def test_waiting_work_is_bounded(store: SqlStore, function: Function, tmp_path: Path) -> None:
     other = await a_stored_function(store, tenant_id="other")
     queue = SqlWork(store.database, StorageLimit(tenant=5 * ONE, all=8 * ONE))
     made = await given(queue, function, 5)
@@ -118,7 +116,7 @@ async def test_the_input_of_a_dead_letter_does_not_make_room(
     assert kept(tmp_path) == [made[0], new]
 
 
-async def test_the_input_of_another_call_is_kept_only_where_there_is_room(
+async def test_full_room_keeps_no_input(
     store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     queue = SqlWork(store.database, StorageLimit(tenant=2 * ONE))

@@ -195,9 +195,7 @@ async def test_without_the_spool_it_is_unknown(open_store: StoreOpener, tmp_path
     assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
 
 
-async def test_the_work_of_a_server_that_still_runs_is_left_alone(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_running_servers_keep_work(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     """One of two servers dies and starts again; the other one's work continues."""
     nodes = tmp_path / "one", tmp_path / "two"
     async with open_shared(tmp_path, "one") as store, opened_journal(store, nodes[0]) as journal:

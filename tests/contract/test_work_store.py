@@ -91,9 +91,7 @@ async def test_a_record_is_stored_as_its_end_says_also_where_its_function_was_re
 
 
 @OF_SQLITE
-async def test_what_many_give_at_once_is_accepted_together(
-    queue: SqlWork, function: Function, store: SqlStore
-) -> None:
+async def test_accepts_share_commits(queue: SqlWork, function: Function, store: SqlStore) -> None:
     pieces = [a_piece(function) for _ in range(50)]
     before = await commits(store)
     await asyncio.gather(*(queue.accept(one) for one in pieces))
@@ -118,9 +116,7 @@ async def test_a_caller_who_gives_up_harms_nobody(queue: SqlWork, function: Func
     assert len(await claimed(queue, function, 5)) == 3
 
 
-async def test_a_piece_that_cannot_be_stored_takes_nobody_with_it(
-    store: SqlStore, queue: SqlWork, function: Function
-) -> None:
+async def test_bad_work_harms_no_other(store: SqlStore, queue: SqlWork, function: Function) -> None:
     """Of another tenant, in the same batch."""
     other = await a_stored_function(store, tenant_id="other")
     pieces = [a_piece(function) for _ in range(7)]
@@ -151,9 +147,7 @@ async def test_accepting_the_same_id_again_changes_nothing(
     assert not_none(await journal.get(function.id, record.invocation_id)).status is Status.SUCCESS
 
 
-async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
-    queue: SqlWork, function: Function, store: SqlStore
-) -> None:
+async def test_bounds_refuse_work(queue: SqlWork, function: Function, store: SqlStore) -> None:
     pieces = [a_piece(function, max_queued=2) for _ in range(4)]
     results = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
     assert [type(one) for one in results] == [type(None), type(None), CapacityFull, CapacityFull]
@@ -245,9 +239,7 @@ async def test_others_claim_what_is_left(open_shared: SharedStoreOpener, tmp_pat
         assert sorted(seen) == sorted(piece.record.invocation_id for piece in pieces)
 
 
-async def test_work_can_be_accepted_in_a_transaction_of_the_callers(
-    queue: SqlWork, function: Function, store: SqlStore
-) -> None:
+async def test_work_in_a_transaction(queue: SqlWork, function: Function, store: SqlStore) -> None:
     kept, undone = a_piece(function), a_piece(function)
     refused = a_piece(function, max_queued=1)
     results = await store.database.write(lambda c: queue.accept_in(c, [kept, refused]))
@@ -562,9 +554,7 @@ async def test_inputs_are_kept_as_the_record_policy_says(
 
 @promise("D35")
 @OF_SQLITE
-async def test_inputs_are_encrypted_where_a_key_is_set(
-    function: Function, store: SqlStore, tmp_path: Path
-) -> None:
+async def test_a_key_encrypts_inputs(function: Function, store: SqlStore, tmp_path: Path) -> None:
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32 + b"\n"))
     given = Input(payload=b"a secret that nobody reads", environment={"PASSWORD": "hunter2hunter2"})
     call = await an_accepted(sealed, function, input=given)
@@ -595,9 +585,7 @@ def found_on_disk(path: Path, *secrets: bytes) -> bool:
     return any(secret in written for secret in secrets)
 
 
-async def test_undecryptable_work_is_a_dead_letter(
-    function: Function, store: SqlStore, tmp_path: Path
-) -> None:
+async def test_undecryptable_work_ends(function: Function, store: SqlStore, tmp_path: Path) -> None:
     """The input of another invocation cannot be decrypted, either."""
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
     first, other = await an_accepted(sealed, function), await an_accepted(sealed, function)

@@ -73,9 +73,7 @@ def test_what_a_project_lists_as_a_secret_is_exported_by_its_name(tmp_path: Path
         ('secret_from = "S"\nurl = "x"', {"url": "https://a.example/T0/token", "secret_from": "S"}),
     ],
 )
-def test_a_destination_is_exported_with_the_variables_of_the_file(
-    tmp_path: Path, said: str, written: dict[str, str]
-) -> None:
+def test_exports_keep_the_variables(tmp_path: Path, said: str, written: dict[str, str]) -> None:
     place = tmp_path / PROJECT_FILE
     place.write_text(f"[functions.hello.async_policy.on_success]\n{said}\n")
     table = export.described(FOUND, "hello", file.known_secrets(place), values=False)

@@ -159,9 +159,7 @@ async def test_a_store_that_is_away_is_told_after_the_fence_time(clock: ManualCl
     assert (table.taken, node.problem) == ([], None)
 
 
-async def test_a_store_that_is_away_is_logged_now_and_then_and_once_when_it_is_back(
-    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_outages_are_logged(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table("a")
     node = a_node(table, clock)
     turns_left = 200

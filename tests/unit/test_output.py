@@ -128,9 +128,7 @@ def test_watchers_hear_of_each_piece_and_of_the_end_until_they_leave() -> None:
         (b"\x80", True, [b"\x80"]),
     ],
 )
-def test_text_is_text_and_other_bytes_are_bytes(
-    data: bytes, is_open: bool, pieces: list[str | bytes]
-) -> None:
+def test_text_and_bytes_are_split(data: bytes, is_open: bool, pieces: list[str | bytes]) -> None:
     assert text_or_bytes(data, is_open=is_open) == pieces
 
 

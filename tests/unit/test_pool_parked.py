@@ -200,9 +200,7 @@ def after_a_restart(
         ({}, f"{AHEAD}, acquire, release_sick 1, gone 1, park, started 2", {2: PARKED}),
     ],
 )
-def test_after_a_restart_one_is_started_and_parked(
-    given: dict[str, Any], story: str, states: dict[int, str]
-) -> None:
+def test_restarts_park_one(given: dict[str, Any], story: str, states: dict[int, str]) -> None:
     sim = after_a_restart(**given).live(story)
     assert sim.states() == states
     assert not sim.short, "something is to be evicted for it"
@@ -247,7 +245,7 @@ def test_it_counts_the_limit_while_it_is_made_and_then_what_it_uses() -> None:
         (f"{AHEAD}, acquire, release_sick 1, gone 1, park, started 2", 2, ColdStartReason.REPLACED),
     ],
 )
-def test_the_next_call_gets_what_was_parked_ahead(
+def test_the_next_call_gets_the_parked_one(
     story: str, number: int, reason: ColdStartReason
 ) -> None:
     sim = after_a_restart().live(story)

@@ -588,9 +588,7 @@ async def test_tenants_have_what_the_operator_allows_them(
     )
 
 
-async def test_a_tenant_has_so_many_runtimes_and_no_more(
-    store: MemoryRuntimes, tenant_images: TenantImages
-) -> None:
+async def test_runtimes_are_bounded(store: MemoryRuntimes, tenant_images: TenantImages) -> None:
     runtimes = Runtimes(OWN, store, tenant_images, ManualClock(), TenantRules(runtimes=1))
     await runtimes.add(T, a_runtime())
     with pytest.raises(RateLimited, match="has 1 runtimes, its limit"):
@@ -611,9 +609,7 @@ async def take(tenant_images: TenantImages, tenant_id: str, digest: str) -> Imag
 
 
 @promise("A25")
-async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
-    tenant_images: TenantImages, images: SomeImages
-) -> None:
+async def test_uploads_tell_of_nobody_else(tenant_images: TenantImages, images: SomeImages) -> None:
     assert not tenant_images.hold(U, DIGEST)
     assert (await take(tenant_images, U, DIGEST)).is_new
     assert not (await take(tenant_images, U, DIGEST)).is_new
@@ -686,9 +682,7 @@ async def test_an_upload_may_be_cancelled_until_the_store_is_told(images: SomeIm
     assert (tenant_images.bytes_of(T), tenant_images.hold(T, "2")) == (used, False)
 
 
-async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_image_elsewhere_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     images = SomeImages()
     tenant_images = await tenant_images_of(images, (T, DIGEST))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())

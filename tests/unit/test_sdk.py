@@ -415,7 +415,7 @@ UNUSABLE: dict[type[Exception], list[Any]] = {
 @pytest.mark.parametrize(
     ("kind", "call", "message"), [(kind, *row) for kind, rows in UNUSABLE.items() for row in rows]
 )
-async def test_an_argument_that_cannot_be_used_is_named_and_nothing_is_sent(
+async def test_unusable_arguments_are_named(
     kind: type[Exception], call: Call, message: str
 ) -> None:
     server = Server({})

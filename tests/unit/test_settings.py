@@ -103,9 +103,7 @@ def test_an_old_name_weighs_less_than_the_new_one_in_its_place(old: str, new: st
         ({"fleet_reap_s": "65.9"}, "fleet_reap_s must be at least 6 more than fleet_end_s"),
     ],
 )
-def test_each_time_of_a_fleet_leaves_room_before_the_next(
-    wrong: dict[str, str], message: str
-) -> None:
+def test_fleet_times_leave_room(wrong: dict[str, str], message: str) -> None:
     with pytest.raises(BadSetting, match=rf"^{message}, which is .*it is [0-9.]+$"):
         from_everywhere(wrong, {})
 
