@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import sqlite3
 import sys
 import time
@@ -19,13 +20,14 @@ from sqlalchemy import Connection
 
 import postgresql
 import sqlite_template
+from forked import forked
 from manual_clock import ManualClock
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.operation import Operation
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.ports import Page
+from quiltfn.ports import InvocationQuery, Page
 from quiltfn.store import SpoolJournal, SqlStore, open_sqlite
 from quiltfn.store.database import database, nodes, postgres_connection
 from quiltfn.store.opening_postgresql import open_postgresql
@@ -266,6 +268,34 @@ async def pages_of(read: Callable[[str | None], Awaitable[Page[T]]]) -> list[Seq
         if (cursor := page.next_cursor) is None:
             return found
     raise AssertionError("the list does not end")
+
+
+async def record_pages(journal: SpoolJournal, **query: Any) -> list[Sequence[Invocation]]:
+    """The pages of a list of records."""
+    given = InvocationQuery(**query)
+    return await pages_of(lambda cursor: journal.query(replace(given, cursor=cursor)))
+
+
+async def ids_left(journal: SpoolJournal, function: Function) -> list[str]:
+    """The ids of the records that are still found, oldest first."""
+    pages = await record_pages(journal, function_id=function.id, limit=1000)
+    return [record.invocation_id for page in pages for record in page][::-1]
+
+
+async def said_before_a_kill(after_s: float, child: Callable[..., None], *given: Any) -> list[str]:
+    """Runs a process, and kills it some time after its line "ready"; returns what it wrote since,
+    up to the last complete line.
+    """
+    with forked(child, *given) as process:
+        lines = await process.lines()
+        while (line := await lines.readline()) != b"ready\n":
+            assert line  # a notice about the start
+        reading = asyncio.create_task(lines.read())
+        await asyncio.sleep(after_s)
+        process.kill()
+        output = (await reading).decode()
+        assert process.wait() == -signal.SIGKILL
+    return output[: output.rfind("\n") + 1].splitlines()
 
 
 async def explained(store: SqlStore, statement: str, values: Any = ()) -> list[str]:

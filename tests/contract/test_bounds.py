@@ -21,6 +21,7 @@ from contract.stores import (
     done,
     explained,
     ids,
+    ids_left,
     not_none,
     restart,
     rows,
@@ -33,7 +34,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.model.operation import Operation
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import AuditQuery, InvocationQuery
+from quiltfn.ports import AuditQuery
 from quiltfn.store import (
     SpoolJournal,
     SqlAudit,
@@ -97,11 +98,6 @@ async def calls(
     return [call.invocation_id for call in made]
 
 
-async def left(journal: SpoolJournal, function: Function) -> list[str]:
-    query = InvocationQuery(function_id=function.id, limit=1000)
-    return [one.invocation_id for one in (await journal.query(query)).items][::-1]
-
-
 async def prune(store: SqlStore, count: int = 0, **bound: int) -> None:
     retention = SqlRetention(store.database, ManualClock(NOW))
     while await retention.prune_some(
@@ -123,8 +119,8 @@ async def test_tenants_have_bounds(store: SqlStore, journal: SpoolJournal, tmp_p
     theirs = await calls(journal, other, 10, NOW - 90_000)
     exact(tmp_path)
     await prune(store, tenant=12 * ONE)
-    assert await left(journal, first) == ours[18:]
-    assert await left(journal, other) == theirs
+    assert await ids_left(journal, first) == ours[18:]
+    assert await ids_left(journal, other) == theirs
     exact(tmp_path)
 
 
@@ -134,7 +130,7 @@ async def test_the_largest_loses(store: SqlStore, journal: SpoolJournal, tmp_pat
     for function, count in zip(functions, counts, strict=True):
         await calls(journal, function, count, NOW - 1000 * count)
     await prune(store, all=21 * ONE)
-    assert [len(await left(journal, one)) for one in functions] == [5, 8, 8]
+    assert [len(await ids_left(journal, one)) for one in functions] == [5, 8, 8]
     exact(tmp_path)
 
 
@@ -143,10 +139,10 @@ async def test_over_all_numbers_the_largest_loses(store: SqlStore, journal: Spoo
     theirs = await calls(journal, other, 10, NOW - 90_000)
     ours = await calls(journal, first, 30)
     await prune(store, count=30)
-    assert await left(journal, other) == theirs
-    assert await left(journal, first) == ours[10:]
+    assert await ids_left(journal, other) == theirs
+    assert await ids_left(journal, first) == ours[10:]
     await prune(store, count=12)
-    assert [len(await left(journal, function)) for function in (first, other)] == [6, 6]
+    assert [len(await ids_left(journal, function)) for function in (first, other)] == [6, 6]
 
 
 @pytest.mark.parametrize("bound", [{"count": 30}, {"all": 30 * ONE}, {"tenant": 15 * ONE}])
@@ -162,8 +158,8 @@ async def test_records_of_the_last_minute_switch_no_bound_off_for_others(
     for function, count in zip(functions, (20, 4), strict=True):
         await calls(journal, function, count, NOW - 1000 * count)
     await prune(store, **bound)
-    assert await left(journal, flood) == young
-    counts = [len(await left(journal, function)) for function in functions]
+    assert await ids_left(journal, flood) == young
+    counts = [len(await ids_left(journal, function)) for function in functions]
     assert counts == [15 if "tenant" in bound else 13, 4]
 
 
@@ -186,7 +182,7 @@ async def test_young_output_may_go(store: SqlStore, journal: SpoolJournal, tmp_p
     function = await of_tenant(store, "one")
     made = await calls(journal, function, 20, NOW - 30)
     await prune(store, tenant=12 * ONE)
-    assert await left(journal, function) == made
+    assert await ids_left(journal, function) == made
     found = [await journal.get(function.id, one) for one in made]
     sizes = [(len(one.stdout), one.stdout_dropped) for one in found if one is not None]
     without = next(n for n, (size, _) in enumerate(sizes) if size)

@@ -82,19 +82,14 @@ async def test_a_new_connection_takes_the_lock_of_a_name_again(url: str, tmp_pat
                 pass
 
 
-async def test_two_servers_of_one_data_directory_are_no_two_nodes(url: str, tmp_path: Path) -> None:
-    async with node(url, tmp_path, "one"):
+async def test_a_node_takes_no_data_directory_of_another_one(url: str, tmp_path: Path) -> None:
+    async with node(url, tmp_path, "one"):  # nor that of one that runs
         shared = open_as_node(
             url, tmp_path / "one", None, node_id="two", fleet_id=FLEET, busy_timeout_s=HELD_S
         )
         with pytest.raises(StoreBroken, match="Another quiltfn is serving from"):
             async with shared:
                 pass
-
-
-async def test_a_node_takes_no_data_directory_of_another_one(url: str, tmp_path: Path) -> None:
-    async with node(url, tmp_path, "one"):
-        pass
     (tmp_path / "one").rename(tmp_path / "two")
     with pytest.raises(StoreBroken, match=r"is the data directory of the node one, and this one"):
         async with node(url, tmp_path, "two"):

@@ -11,20 +11,21 @@ from quiltfn.store.fleet.image_copies import SqlImageCopies
 X, Y, Z = (letter * 64 for letter in "xyz")
 
 
-async def test_a_node_has_what_it_said_last_and_no_other_node_is_touched(store: SqlStore) -> None:
-    copies = SqlImageCopies(store.database)
-    await copies.state("one", [X, Y])
-    await copies.state("two", [Y])
-    await copies.state("one", [Y, Z])
-    assert set(await copies.load()) == {
-        ImageCopy(Y, "one"),
-        ImageCopy(Z, "one"),
-        ImageCopy(Y, "two"),
-    }
-    assert set(await copies.load([Y])) == {ImageCopy(Y, "one"), ImageCopy(Y, "two")}
-    assert await copies.load([X]) == []
-    await copies.state("one", ())
-    assert await copies.load() == [ImageCopy(Y, "two")]
+async def test_a_node_has_what_it_said_last(open_store: StoreOpener, tmp_path: Path) -> None:
+    """No other node is touched, and it is known after a restart."""
+    async with open_store(tmp_path) as store:
+        copies = SqlImageCopies(store.database)
+        await copies.state("one", [X, Y])
+        await copies.state("two", [Y])
+        await copies.state("one", [Y, Z])
+    of_y = {ImageCopy(Y, "one"), ImageCopy(Y, "two")}
+    async with open_store(tmp_path) as store:
+        copies = SqlImageCopies(store.database)
+        assert set(await copies.load()) == {ImageCopy(Z, "one"), *of_y}
+        assert set(await copies.load([Y])) == of_y
+        assert await copies.load([X]) == []
+        await copies.state("one", ())
+        assert await copies.load() == [ImageCopy(Y, "two")]
 
 
 async def test_each_added_or_removed_image_is_a_change_and_nothing_else(store: SqlStore) -> None:
@@ -39,10 +40,3 @@ async def test_each_added_or_removed_image_is_a_change_and_nothing_else(store: S
         (ChangeKind.IMAGE_COPY, X),
         (ChangeKind.IMAGE_COPY, Z),
     }
-
-
-async def test_it_is_known_after_a_restart(open_store: StoreOpener, tmp_path: Path) -> None:
-    async with open_store(tmp_path) as store:
-        await SqlImageCopies(store.database).state("one", [X])
-    async with open_store(tmp_path) as store:
-        assert await SqlImageCopies(store.database).load() == [ImageCopy(X, "one")]

@@ -26,7 +26,7 @@ from contract.stores import (
     ids,
     not_none,
     opened_journal,
-    pages_of,
+    record_pages,
     restart,
     rows,
 )
@@ -348,8 +348,7 @@ async def test_a_page_that_ends_with_its_bytes_keeps_a_record_that_was_committed
         return await read(work)
 
     monkeypatch.setattr(journal._database, "read", read_after_commit)
-    query = InvocationQuery(function_id=function.id, limit=50, max_bytes=500)
-    pages = await pages_of(lambda cursor: journal.query(replace(query, cursor=cursor)))
+    pages = await record_pages(journal, function_id=function.id, limit=50, max_bytes=500)
     assert [one for page in pages for one in page] == [newer, older]
 
 
@@ -502,8 +501,7 @@ async def test_pages_end_by_bytes(journal: SpoolJournal, function: Function, sto
         if number + 1 == stored:
             await journal.synced()
     written.sort()  # those of one millisecond in any order
-    query = InvocationQuery(function_id=function.id, limit=9, max_bytes=2500)
-    pages = await pages_of(lambda cursor: journal.query(replace(query, cursor=cursor)))
+    pages = await record_pages(journal, function_id=function.id, limit=9, max_bytes=2500)
     assert [one.invocation_id for page in pages for one in page] == written[::-1]
     # Records that are in memory need no further read.
     assert stored < 10 or max(map(len, pages)) == 3

@@ -24,15 +24,16 @@ from contract.stores import (
     is_on_postgresql,
     opened_as_before,
     opened_journal,
+    record_pages,
+    said_before_a_kill,
 )
-from forked import Child, forked
+from forked import forked
 from manual_clock import ManualClock
 from promises import promise
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.stats import DAY_S
-from quiltfn.ports import InvocationQuery
 from quiltfn.store import SqlStats
 from quiltfn.store.calls.spool import Spool
 from quiltfn.store.database.sqlite import SqliteDatabase
@@ -88,37 +89,15 @@ def make_lazy() -> None:
 
 async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[str, str]:
     """The acknowledgements of a child before it was killed, by invocation id."""
-    with forked(child, path, lazy) as process:
-        lines = await ready(process)
-        reading = asyncio.create_task(lines.read())
-        await asyncio.sleep(after_s)
-        process.kill()
-        output = (await reading).decode()
-        assert process.wait() == -signal.SIGKILL
-    acknowledged = output[: output.rfind("\n") + 1].splitlines()
+    acknowledged = await said_before_a_kill(after_s, child, path, lazy)
     return {key: what for what, _, key in (line.partition(" ") for line in acknowledged)}
-
-
-async def ready(process: Child) -> asyncio.StreamReader:
-    """Its first line, once it has opened the store and the journal."""
-    lines = await process.lines()
-    while (line := await lines.readline()) != b"ready\n":
-        assert line  # a notice about the start
-    return lines
 
 
 async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
     """Every record of the function after a restart, checked against the counters."""
     async with opened_as_before(path) as store, opened_journal(store, path) as journal:
-        found: dict[str, Invocation] = {}
-        cursor = None
-        while True:
-            query = InvocationQuery(function_id=function.id, limit=1000, cursor=cursor)
-            page = await journal.query(query)
-            found |= {record.invocation_id: record for record in page.items}
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        pages = await record_pages(journal, function_id=function.id, limit=1000)
+        found = {record.invocation_id: record for page in pages for record in page}
         (stored, *_) = await store.load()
         errors = sum(record.status is not Status.SUCCESS for record in found.values())
         assert stored.counters.invocation_count == len(found)
@@ -170,8 +149,7 @@ async def test_a_kill_during_restart_loses_nothing_either(path: Path, function: 
     acknowledged = await run_and_kill(path, 0.1)
     pick = random.Random()
     began = time.monotonic()
-    with forked(child, path, False) as process:
-        await ready(process)
+    await said_before_a_kill(0, child, path, False)
     takes_s = time.monotonic() - began
     for _ in range(6):
         with forked(child, path, False) as process:

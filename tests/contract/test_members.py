@@ -182,15 +182,6 @@ async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_pat
             assert (await own_row(second)).presence is Presence.PRESENT
 
 
-async def test_what_an_operator_wants_of_a_node_outlives_its_restart(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "one") as node:
-        assert await node.members.set_state("nobody", NodeState.CORDONED) is None
-        assert await node.members.set_state("one", NodeState.CORDONED) is not None
-        assert not_none(await node.members.beat(BUSY)).state is NodeState.CORDONED
-    async with a_node(open_shared, tmp_path, "one") as node:
-        assert (await own_row(node)).state is NodeState.CORDONED
-
-
 async def test_a_removed_node_stays_removed_and_does_not_start(open_shared, tmp_path) -> None:
     async with a_node(open_shared, tmp_path, "two") as other:
         async with a_node(open_shared, tmp_path, "one") as node:
@@ -203,9 +194,11 @@ async def test_a_removed_node_stays_removed_and_does_not_start(open_shared, tmp_
                 raise AssertionError
 
 
-async def test_a_node_that_left_beats_no_more_and_comes_back(open_shared, tmp_path) -> None:
+async def test_a_node_that_left_comes_back_as_an_operator_wants_it(open_shared, tmp_path) -> None:
     async with a_node(open_shared, tmp_path, "one") as node:
-        await node.members.beat(BUSY)
+        assert await node.members.set_state("nobody", NodeState.CORDONED) is None
+        assert await node.members.set_state("one", NodeState.CORDONED) is not None
+        assert not_none(await node.members.beat(BUSY)).state is NodeState.CORDONED
         await node.members.leave()
         await node.members.leave()
         assert await node.members.beat(BUSY) is None
@@ -213,7 +206,8 @@ async def test_a_node_that_left_beats_no_more_and_comes_back(open_shared, tmp_pa
         assert left.presence is Presence.LEFT
         assert left.report == Report()  # its report is no longer needed
     async with a_node(open_shared, tmp_path, "one") as node:
-        assert (await own_row(node)).presence is Presence.PRESENT
+        back = await own_row(node)
+        assert (back.presence, back.state) == (Presence.PRESENT, NodeState.CORDONED)
         assert (await node.members.beat(BUSY)) is not None
 
 

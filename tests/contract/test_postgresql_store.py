@@ -313,7 +313,9 @@ async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
 # Ended connections ---------------------------------------------------------------------------
 
 
-async def test_a_connection_ended_by_postgresql_is_remade(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_connection_ended_by_postgresql_is_remade(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path) as store:
         for number in range(1, 4):
@@ -323,6 +325,11 @@ async def test_a_connection_ended_by_postgresql_is_remade(cluster: Cluster, tmp_
             await store.ping()
             await store.newest_change()
             assert rows_of(url, COUNT) == [(2 * number,)]
+    # The user of a connection gets the error, and reports it in the log's format.
+    caplog.clear()
+    with pytest.raises(psycopg.Error), engine(url).connect() as connection:
+        run_alone(connection, "SELECT pg_terminate_backend(pg_backend_pid())")
+    assert [one.getMessage() for one in caplog.records] == []
 
 
 @promise("N91")
@@ -338,14 +345,6 @@ async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlSt
             await ask(leave)
         assert await ask(lambda connection: run_alone(connection, "SELECT 1")) == [(1,)]
     await store.ping()
-
-
-def test_a_rollback_writes_no_traceback(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    """The user of the connection gets the error, and reports it in the log's format."""
-    made = engine(cluster.create("a"))
-    with pytest.raises(psycopg.Error), made.connect() as connection:
-        run_alone(connection, "SELECT pg_terminate_backend(pg_backend_pid())")
-    assert [one.getMessage() for one in caplog.records] == []
 
 
 async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: Path) -> None:
@@ -550,10 +549,10 @@ async def test_a_commit_without_an_answer(cluster: Cluster, tmp_path: Path, cut:
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize(("code", "expected"), [("57014", None), ("53100", DiskFull)])
 async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
-    cluster: Cluster, tmp_path: Path, alone: bool, code: str, expected: type[Exception] | None
+    tmp_path: Path, alone: bool, code: str, expected: type[Exception] | None
 ) -> None:
     """As if a person cancelled the statement, or the disk was full at that moment."""
-    url = a_database(cluster)
+    url = url_of(tmp_path)
     fails_once = f"""
         CREATE SEQUENCE tries;
         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -579,10 +578,10 @@ async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
 
 @pytest.mark.parametrize("is_same", [True, False])
 async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_same: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_same: bool
 ) -> None:
     """The commit was requested, and the connection ended before it was durable."""
-    url = a_database(cluster)
+    url = url_of(tmp_path)
     life = ("1", "a")
     async with open_postgresql(url, tmp_path, node_id="one") as store:
         database: Any = store.database

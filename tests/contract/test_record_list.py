@@ -15,7 +15,7 @@ from contract.stores import (
     explained,
     ids,
     opened_journal,
-    pages_of,
+    record_pages,
 )
 from promises import promise
 from quiltfn.model.cursors import first_id
@@ -41,8 +41,7 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 async def listed(journal: SpoolJournal, limit: int = 50, **filters: Any) -> list[Invocation]:
     """Reads every page of the list."""
     owner = {} if "function_id" in filters else {"tenant_id": TENANT}
-    query = InvocationQuery(limit=limit, with_output=False, **(owner | filters))
-    pages = await pages_of(lambda cursor: journal.query(replace(query, cursor=cursor)))
+    pages = await record_pages(journal, limit=limit, with_output=False, **(owner | filters))
     assert max(map(len, pages)) <= limit
     return [one for page in pages for one in page]
 

@@ -11,6 +11,7 @@ from contract.stores import (
     a_stored_function,
     done,
     explained,
+    ids_left,
     rows,
 )
 from manual_clock import ManualClock
@@ -19,7 +20,6 @@ from quiltfn.model.cursors import first_id
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.retention import RetentionPolicy
-from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqlRetention, SqlStore
 from quiltfn.store.calls import records
 from quiltfn.store.database.sql import statements
@@ -44,12 +44,6 @@ async def prune(store: SqlStore, keep: RetentionPolicy, now: int = NOW) -> int:
     return removed
 
 
-async def left(journal: SpoolJournal, function: Function) -> list[str]:
-    """The ids that are still found, oldest first."""
-    query = InvocationQuery(function_id=function.id, limit=1000)
-    return [record.invocation_id for record in (await journal.query(query)).items][::-1]
-
-
 async def kept(journal: SpoolJournal, calls: list[Invocation]) -> list[str]:
     """Stores ended invocations in the database; returns their ids."""
     for call in calls:
@@ -66,7 +60,7 @@ async def test_the_oldest_go_until_as_many_are_left_as_are_kept(
     for bound in (NO_BOUND, RetentionPolicy(count=30, seconds=0)):
         assert await prune(store, bound) == 0
     assert await prune(store, RetentionPolicy(count=12, seconds=0)) == 18
-    assert await left(journal, function) == ids[18:]
+    assert await ids_left(journal, function) == ids[18:]
     (after,) = await store.load()
     assert after.counters == before.counters
     assert after.counters.invocation_count == 30
@@ -79,7 +73,7 @@ async def test_what_is_older_than_it_is_kept_goes_to_the_second(
     calls = [made_at(border + offset, function, n) for n, offset in enumerate((-9, -1, 0, 1, 9))]
     ids = await kept(journal, calls)
     assert await prune(store, RetentionPolicy(count=0, seconds=7 * DAY_S)) == 2
-    assert await left(journal, function) == ids[2:]
+    assert await ids_left(journal, function) == ids[2:]
 
 
 async def test_a_call_without_an_end_is_kept_however_old(
@@ -89,7 +83,7 @@ async def test_a_call_without_an_end_is_kept_however_old(
     journal.opened(running)
     await kept(journal, [made_at(NOW - 80 * DAY_S + n, function) for n in range(5)])
     assert await prune(store, RetentionPolicy(count=1, seconds=DAY_S)) == 5
-    assert await left(journal, function) == [running.invocation_id]
+    assert await ids_left(journal, function) == [running.invocation_id]
     await kept(journal, [running])
     assert await prune(store, RetentionPolicy(count=1, seconds=DAY_S)) == 1
 
@@ -99,7 +93,7 @@ async def test_a_call_of_the_last_minute_is_kept_whatever_the_bound(
 ) -> None:
     ids = await kept(journal, [made_at(NOW - 61 + n, function) for n in range(4)])
     assert await prune(store, RetentionPolicy(count=1, seconds=1)) == 1
-    assert await left(journal, function) == ids[1:]
+    assert await ids_left(journal, function) == ids[1:]
 
 
 async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
@@ -116,7 +110,7 @@ async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
         clock.time += 20
     later = await kept(journal, [made_at(NOW + 10 * DAY_S + 60, function)])
     assert await retention.prune_some(RetentionPolicy(count=1, seconds=0)) == 8
-    assert await left(journal, function) == [ids[8], *later]
+    assert await ids_left(journal, function) == [ids[8], *later]
 
 
 async def test_the_number_of_records_is_known_without_counting(

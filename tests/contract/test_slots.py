@@ -18,8 +18,6 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
 from contract.stores import (
-    STORES,
-    StoreOpener,
     a_stored_function,
     not_none,
     on_postgresql,
@@ -147,13 +145,6 @@ async def test_below_what_is_held_the_maximum_lets_nobody_have_more(fleet: Fleet
     assert await fleet.hold(TWO, 9) == 2
 
 
-async def test_a_deleted_function_has_no_slots(fleet: Fleet) -> None:
-    await fleet.hold(ONE, 3)
-    await fleet.store.delete(fleet.function.id)
-    assert await fleet.slots.hold(ONE, {fleet.function.id: 4}) == {fleet.function.id: None}
-    assert await fleet.slots.held("one") == []
-
-
 async def test_several_functions_are_asked_for_at_once(fleet: Fleet) -> None:
     other = await a_stored_function(fleet.store, max_instances=1)
     await fleet.hold(TWO, 4)
@@ -163,6 +154,9 @@ async def test_several_functions_are_asked_for_at_once(fleet: Fleet) -> None:
         other.id: 1,
         "none": None,
     }
+    await fleet.store.delete(other.id)
+    assert await fleet.slots.hold(ONE, {other.id: 4}) == {other.id: None}
+    assert [one.function_id for one in await fleet.slots.held("one")] == [fleet.function.id]
 
 
 # Starts and take-overs -----------------------------------------------------------------------
@@ -384,33 +378,27 @@ async def with_racers(path: Path) -> str:
 # The rows of both databases ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", STORES)
-async def test_the_maximum_is_kept_with_the_function(kind: str, tmp_path: Path) -> None:
-    open_store: StoreOpener = STORES[kind]
+async def test_the_maximum_is_kept_with_the_function(store: SqlStore, tmp_path: Path) -> None:
     query = "SELECT function_id, max_instances FROM slot"
-    async with open_store(tmp_path) as store:
-        function = await a_stored_function(store, max_instances=7)
-        assert rows(tmp_path, query) == [(function.id, 7)]
-        saved = await store.save(replace(function, max_instances=9))
-        assert rows(tmp_path, query) == [(function.id, 9)]
-        await store.save(replace(saved, description="another"))
-        assert rows(tmp_path, query) == [(function.id, 9)]
-        await store.delete(function.id)
-        assert rows(tmp_path, query) == []
+    function = await a_stored_function(store, max_instances=7)
+    assert rows(tmp_path, query) == [(function.id, 7)]
+    saved = await store.save(replace(function, max_instances=9))
+    assert rows(tmp_path, query) == [(function.id, 9)]
+    await store.save(replace(saved, description="another"))
+    assert rows(tmp_path, query) == [(function.id, 9)]
+    await store.delete(function.id)
+    assert rows(tmp_path, query) == []
 
 
-@pytest.mark.parametrize("kind", STORES)
-async def test_functions_of_an_older_schema_get_their_maximum(kind: str, tmp_path: Path) -> None:
-    open_store: StoreOpener = STORES[kind]
-    async with open_store(tmp_path) as store:
-        await a_stored_function(store, max_instances=7)
+async def test_older_functions_get_their_maximum(store: SqlStore, tmp_path: Path) -> None:
+    await a_stored_function(store, max_instances=7)
 
-        def upgrade_again(connection: Connection) -> None:
-            connection.execute(text("DROP TABLE slot"))
-            with Operations.context(MigrationContext.configure(connection)):
-                r0016_slots.upgrade()
+    def upgrade_again(connection: Connection) -> None:
+        connection.execute(text("DROP TABLE slot"))
+        with Operations.context(MigrationContext.configure(connection)):
+            r0016_slots.upgrade()
 
-        await store.database.write(upgrade_again)
+    await store.database.write(upgrade_again)
     assert rows(tmp_path, "SELECT max_instances FROM slot") == [(7,)]
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from contract import pieces
+from contract.pieces import NOW_S, begun
 from contract.stores import (
     a_stored_function,
     an_id,
@@ -26,6 +28,9 @@ from contract.stores import (
     not_none,
     opened_as_before,
     opened_journal,
+    pages_of,
+    record_pages,
+    said_before_a_kill,
 )
 from e2e.work_history import (
     Job,
@@ -38,19 +43,16 @@ from e2e.work_history import (
     WorkVerdict,
     judge_work,
 )
-from forked import forked
 from promises import promise
 from quiltfn.model.function import Function
-from quiltfn.model.invocation import Invocation, Source, Status
+from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome
-from quiltfn.ports import InvocationQuery
-from quiltfn.ports.work import AcceptedWork, ClaimedWork, Input
+from quiltfn.ports.work import AcceptedWork, ClaimedWork
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
 
 pytestmark = promise("D31")
 
 ROUNDS, CONTROL_ROUNDS, LIFE_S = 8, 4, 0.8
-NOW_S = 1_760_000_100
 # All work is due by then, even after back-off.
 LATER_MS, EXPIRES_MS = (NOW_S + 3600) * 1000, (NOW_S + 7200) * 1000
 POLICIES = (AsyncPolicy(), AsyncPolicy(max_attempts=3, backoff=Backoff(first=0.01)))
@@ -114,7 +116,7 @@ class Child:
     async def run(self, work: ClaimedWork, policy: AsyncPolicy) -> None:
         assert work.input.payload is not None
         token, name = work.input.payload.decode(), work.record.invocation_id
-        record = replace(work.record, status=Status.RUNNING, started_at=NOW_S, version=1)
+        record = begun(work.record)
         if not self.eager:
             self.journal.opened(record)
         tell("run", name, record.attempt, time.monotonic(), token)
@@ -130,24 +132,9 @@ class Child:
 
 
 def a_piece(function: Function, token: str, source: Source = Source.ASYNC) -> AcceptedWork:
-    record = Invocation(
-        invocation_id=an_id(),
-        tenant_id=function.tenant_id,
-        function_id=function.id,
-        function_name=function.name,
-        execution_node_id="node-1",
-        status=Status.QUEUED,
-        source=source,
-        due_at=NOW_S,
-    )
-    return AcceptedWork(
-        record=record,
-        input=Input(payload=token.encode()),
-        given_at=1_760_000_000,
-        due_at_ms=NOW_S * 1000,
-        expires_at_ms=EXPIRES_MS,
-        max_queued=100_000,
-    )
+    more = {"expires_at_ms": EXPIRES_MS, "max_queued": 100_000}
+    piece = pieces.a_piece(function, token.encode(), **more)
+    return replace(piece, record=replace(piece.record, source=source))
 
 
 def ended_well(record: Invocation, token: str) -> Invocation:
@@ -179,20 +166,6 @@ async def live(path: Path, eager: bool) -> None:
 
 
 # The parent ---------------------------------------------------------------------------------------
-
-
-async def run_and_kill(path: Path, after_s: float, *, eager: bool) -> list[str]:
-    """The lines of a child, up to the last complete one."""
-    with forked(child, path, eager) as process:
-        lines = await process.lines()
-        while (line := await lines.readline()) != b"ready\n":
-            assert line  # a notice about the start
-        reading = asyncio.create_task(lines.read())
-        await asyncio.sleep(after_s)
-        process.kill()
-        output = (await reading).decode()
-        assert process.wait() == -signal.SIGKILL
-    return output[: output.rfind("\n") + 1].splitlines()
 
 
 class Reports:
@@ -247,8 +220,7 @@ async def finished(path: Path, reports: Reports) -> WorkSeen:
                     break
                 for work in claim.work:
                     assert work.input.payload is not None
-                    token, record = work.input.payload.decode(), work.record
-                    record = replace(record, status=Status.RUNNING, started_at=NOW_S)
+                    token, record = work.input.payload.decode(), begun(work.record)
                     journal.opened(record)
                     name = record.invocation_id
                     reports.runs.append(Run(name, record.attempt, time.monotonic(), token))
@@ -265,32 +237,19 @@ async def look(
 ) -> WorkSeen:
     seen = WorkSeen({}, {}, {}, {}, {}, {}, {})
     for function in functions:
-        cursor = None
-        while True:
-            page = await journal.query(
-                InvocationQuery(function_id=function.id, limit=1000, cursor=cursor)
-            )
-            for record in page.items:
-                name = record.invocation_id
-                seen.records[name] = shape(record)
-                given = await queue.input(name)
-                if given is not None and given.payload is not None:
-                    seen.tokens[name] = given.payload.decode()
-                seen.attempts[name] = [
-                    {"attempt": one.attempt, "status": one.status.value}
-                    for one in await queue.attempts(name)
-                ]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        letters, cursor = [], None
-        while True:
-            some = await queue.dead_letters(function.id, 1000, cursor)
-            letters += [one.invocation_id for one in some.items]
-            cursor = some.next_cursor
-            if cursor is None:
-                break
-        seen.dead_letters[function.id] = letters
+        pages = await record_pages(journal, function_id=function.id, limit=1000)
+        for record in (one for page in pages for one in page):
+            name = record.invocation_id
+            seen.records[name] = shape(record)
+            given = await queue.input(name)
+            if given is not None and given.payload is not None:
+                seen.tokens[name] = given.payload.decode()
+            seen.attempts[name] = [
+                {"attempt": one.attempt, "status": one.status.value}
+                for one in await queue.attempts(name)
+            ]
+        letters = await pages_of(partial(queue.dead_letters, function.id, 1000))
+        seen.dead_letters[function.id] = [one.invocation_id for page in letters for one in page]
         counts = await queue.counts(function.id, LATER_MS)
         names = ("queued", "delayed", "running", "dead_letters")
         seen.queues[function.id] = {name: getattr(counts, name) for name in names}
@@ -332,7 +291,7 @@ async def storm(
             break
         # A slow machine does less in a run, so children live longer once the rounds are over.
         life_s = dice.random() * LIFE_S * max(1, number - rounds)
-        reports.take(await run_and_kill(path, life_s, eager=eager))
+        reports.take(await said_before_a_kill(life_s, child, path, eager))
     seen = await finished(path, reports)
     return judge_work(reports.history, reports.runs, seen), seen
 
