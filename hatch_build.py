@@ -28,7 +28,7 @@ SHELL = "shell.c"
 
 # By the name that it has in bin: how it is made. The guest is static, since it runs in whatever
 # execution image a sandbox has; a shell can only load a library.
-PROGRAMS = {"guest": ["-static", *HARDENING], "shell.so": ["-shared", "-fPIC"]}
+PROGRAMS = {"guest": ["-static", *HARDENING], "shell.so": ["-shared", "-fPIC", "-Wl,-z,now"]}
 
 
 def units_of(name: str, source: Path) -> list[Path]:

@@ -60,18 +60,29 @@ static void check_room(const void *at, size_t n)
         wrong("%zu bytes are more than there is room for", n);
 }
 
-// The zygote is started with nothing of the version but the program and the room for its line.
+static bool has_program(void)
+{
+    return special.argv[0] != NULL;
+}
+
+// The zygote is started with nothing of the version but the program and the room for its line; before
+// there is a version, with room for most.
 static void judge_start(char **argv, char **env)
 {
-    const char *line = special.argv[2];
-    check(forks.wanted && special.shell, "a zygote is started where none is wanted");
-    check(argv[0] == special.argv[0] && argv[1] == special.argv[1] && argv[3] == NULL &&
-              strlen(argv[2]) == strlen(line) && strspn(argv[2], "#") == strlen(line),
+    bool prepared = !special.ready;
+    size_t room = prepared ? 0 : strlen(special.argv[2]);
+    room = room < 1023 ? 1023 : room;
+    check(forks.wanted && (prepared || special.shell), "a zygote is started where none is wanted");
+    check(place_of(forks.pid) < 0, "a second zygote is started");
+    check(strcmp(argv[0], prepared ? "/bin/sh" : special.argv[0]) == 0 &&
+              strcmp(argv[1], "-c") == 0 && argv[3] == NULL && strlen(argv[2]) == room &&
+              strspn(argv[2], "#") == room,
           "a zygote has another command line");
     check(strcmp(env[0], "LD_PRELOAD=/x.so") == 0 && env[1] == NULL, "a zygote has other variables");
-    for (size_t i = 0; i < special.env_count; i++)
+    for (size_t i = 0; i < special.env_count && !prepared; i++)
         check(!is_read_at_start(special.env[i]), "a variable comes too late for a zygote");
-    check(world.raw || !is_read_at_start(forks.version), "a variable comes too late for a zygote");
+    check(prepared || world.raw || !is_read_at_start(forks.version),
+          "a variable comes too late for a zygote");
 }
 
 static void judge_telling(const struct msghdr *message)
@@ -92,6 +103,8 @@ static pid_t fake_vfork(int who, char **argv, char **env)
     check(!world.as_handler, "a process is started with the handler's ids");
     if (who == GUEST)
         judge_start(argv, env);
+    check(who == GUEST || special.shell || place_of(forks.pid) < 0,
+          "a zygote is there beside a handler that has none");
     if (fault(NO_PROCESS))
         return fails(EAGAIN);
     pid_t pid = new_process();
@@ -511,7 +524,8 @@ static void begin_again(void)
     shell_library = NULL;
     zygote.pid = 0;
     zygote.control = -1;
-    zygote.unfit = false;
+    zygote.unfit = zygote.told = false;
+    zygote.room = 0;
     prefork.pid = 0;
     prefork.forked = false;
     prefork.input = prefork.script = -1;

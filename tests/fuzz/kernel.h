@@ -463,6 +463,11 @@ static void send_start(bool prepare)
     static const char *const places[] = {"/", "/app", "relative", "/proc/1"};
     uint8_t flags = next_byte(), place = next_byte();
     const char *cwd = places[place & 3], *variable = text_of_version(flags);
+    if (prepare && (flags & 16) != 0) { // Of a shell.
+        put_number(&host, 'R', 4);
+        put_number(&host, 0, 4);
+        return;
+    }
     size_t argc = (flags & 8) != 0 ? 3 : 1;
     size_t body = 4 + (argc == 3 ? 4U + 7 + 4 + 2 + 4 + 6 : 4U + 7) + 4 + 4 + strlen(variable);
     if (!prepare && forks.version == NULL)
@@ -903,11 +908,13 @@ static int fake_socket(int kind)
     return fault(NO_PIPE) ? fails(EMFILE) : new_fd(PLAIN, 0);
 }
 
+static bool has_program(void); // Whether the guest was sent one.
+
 static int fake_socketpair(int pair[2])
 {
     if (fault(NO_SOCKET))
         return fails(EMFILE);
-    if (world.pipes > 2) // Behind a script's pipe.
+    if (world.pipes > 2 || !has_program()) // Behind a script's pipe, or prepared.
         return zygote_socket(pair);
     start_queue(&lines);
     world.unread = 0;

@@ -5,6 +5,7 @@
 // A part of the program that guest_fuzz.c is the other part of.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/prctl.h>
@@ -16,6 +17,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -26,7 +29,8 @@
 bool shell_run(const uint8_t head[8], const uint8_t *bytes, size_t n);
 void shell_is_wrong(const char *what); // Does not return.
 
-enum { ZYGOTE_CONTROL = 3, OWN_FDS = 20, FIRST_PID = 100, BLOCK_LIMIT = 64 * 1024 };
+enum { ZYGOTE_CONTROL = 3, STAT_FD = 9, OWN_FDS = 20, FIRST_PID = 100 };
+enum { BLOCK_LIMIT = 64 * 1024, FAKE_HEAP_END = 4711 };
 enum { STRINGS_LIMIT = BLOCK_LIMIT / 2, LINE_MAX_BYTES = 300 };
 
 // What a fork gives up and takes, in this order, before it looks at anything of a call.
@@ -44,6 +48,7 @@ static struct {
     uint8_t trouble, faults;
     enum step fails_at, step;
     bool in_fork, hidden, owed, closed, looked;
+    bool stat_open, shortened; // Its own stat file; its command line in /proc has another end.
     int status;
 } seen;
 
@@ -81,8 +86,28 @@ static int step(enum step which)
     return -1;
 }
 
+// As the kernel writes it, with a name that looks like the end of a name. Every field is its number.
+static ssize_t read_stat(char *to, size_t n)
+{
+    size_t used = (size_t)snprintf(to, n, "1 (a) 7 (b) S");
+    for (int i = 4; i < 53 && (seen.faults & 128) == 0; i++)
+        used += (size_t)snprintf(to + used, n - used, " %d", i);
+    return (ssize_t)used;
+}
+
+static int fake_open(const char *path, int flags)
+{
+    must(strcmp(path, "/proc/self/stat") == 0 && flags == (O_RDONLY | O_CLOEXEC) && seen.hidden &&
+             !seen.stat_open && seen.asks == 0,
+         "another file is opened");
+    seen.stat_open = true;
+    return STAT_FD;
+}
+
 static ssize_t fake_read(int fd, void *to, size_t n)
 {
+    if (fd == STAT_FD && seen.stat_open)
+        return read_stat(to, n);
     must(fd == ZYGOTE_CONTROL && !seen.closed, "another descriptor is read");
     must(!seen.in_fork || (seen.step == ALL && seen.fails_at == 0),
          "a call is looked at before that is allowed");
@@ -144,6 +169,10 @@ static ssize_t fake_write(int fd, const void *from, size_t n)
 
 static int fake_close(int fd)
 {
+    if (fd == STAT_FD && seen.stat_open) {
+        seen.stat_open = false;
+        return 0;
+    }
     unsigned bit = fd >= OWN_FDS && fd < OWN_FDS + 4 ? 1U << (fd - OWN_FDS) : 0;
     must(seen.in_fork ? fd == ZYGOTE_CONTROL && !seen.closed : (seen.open & bit) != 0,
          "another descriptor is closed");
@@ -184,6 +213,20 @@ static long fake_syscall(long which, ...)
     return result;
 }
 
+static const char *expected_end; // Of the command line in /proc.
+
+static void judge_map(const struct prctl_mm_map *map)
+{
+    must(map->start_code == 26 && map->end_code == 27 && map->start_data == 45 &&
+             map->end_data == 46 && map->start_brk == 47 && map->brk == FAKE_HEAP_END &&
+             map->start_stack == 28 && map->arg_start == 48 && map->env_start == 50 &&
+             map->env_end == 51 && map->auxv == NULL && map->auxv_size == 0 &&
+             map->exe_fd == (uint32_t)-1,
+         "an address changes that should not");
+    must(expected_end == NULL || map->arg_end == (uintptr_t)expected_end,
+         "a command line ends elsewhere");
+}
+
 static int fake_prctl(int which, ...)
 {
     va_list rest;
@@ -196,6 +239,12 @@ static int fake_prctl(int which, ...)
         must(va_arg(rest, int) == 0, "the zygote can be looked into");
         seen.hidden = true;
         result = (seen.faults & 1) != 0 ? -1 : 0;
+    } else if (which == PR_SET_MM) {
+        must(va_arg(rest, int) == PR_SET_MM_MAP && !seen.in_fork, "another address is set");
+        judge_map(va_arg(rest, const struct prctl_mm_map *));
+        must(va_arg(rest, size_t) == sizeof(struct prctl_mm_map), "a map has another size");
+        seen.shortened = true;
+        result = (seen.faults & 2) != 0 ? -1 : 0;
     } else {
         result = (seen.faults & 2) != 0 ? -1 : 0;
     }
@@ -223,6 +272,8 @@ static int fake_chdir(const char *path)
 #define read(fd, to, n) fake_read(fd, to, n)
 #define recvmsg(fd, message, flags) fake_recvmsg(fd, message, flags)
 #define write(fd, from, n) fake_write(fd, from, n)
+#define open(path, flags) fake_open(path, flags)
+#define sbrk(n) ((void *)(uintptr_t)(FAKE_HEAP_END + (n)))
 #define close(fd) fake_close(fd)
 #define syscall(...) fake_syscall(__VA_ARGS__)
 #define prctl(...) fake_prctl(__VA_ARGS__)
@@ -277,7 +328,8 @@ static size_t write_telling(uint8_t *to, const char *place, uint32_t line)
 }
 
 // `head`: 0: what is not as it should be (1: number of arguments, 2: the bytes are what the guest tells
-// at first, 4: the line is longer than there is room for, 8: its directory has no name); 1: how much a
+// at first, 4: the line is longer than there is room for, 8: its directory has no name, 16: there is more
+// room than the line needs); 1: how much a
 // read moves; 2: the step of a fork that fails; 3: forks that are not followed, and 16 times what is
 // wrong with the last request; 4: the length of the line; 5: the zygote's system calls that fail.
 bool shell_run(const uint8_t head[8], const uint8_t *bytes, size_t n)
@@ -287,24 +339,26 @@ bool shell_run(const uint8_t head[8], const uint8_t *bytes, size_t n)
     char variable[] = "LD_PRELOAD=/x.so", *env[] = {variable, NULL};
     uint32_t length = head[4];
     memset(line, 0, sizeof line);
-    memset(line, '#', length);
+    bool shorter = (head[0] & 16) != 0;
+    memset(line, '#', length + (shorter ? 20 : 0));
     char *argv[] = {(char[]){"sh"}, (char[]){"-c"}, line, NULL};
     memset(&seen, 0, sizeof seen);
     memset(variables, 0, sizeof variables);
     environ = NULL;
     expected_place = (head[0] & 8) != 0 ? "" : "/app";
-    bool raw = (head[0] & 2) != 0, longer = !raw && (head[0] & 4) != 0;
+    bool raw = (head[0] & 2) != 0, longer = !raw && !shorter && (head[0] & 4) != 0;
     seen.chop = head[1] == 0 ? SIZE_MAX : head[1];
     seen.fails_at = head[2] % (ALL + 1);
     seen.wanted_asks = head[3] & 3;
     seen.trouble = (head[3] >> 4) % 5;
-    seen.faults = head[5] & 127;
+    seen.faults = head[5];
     seen.control = (struct source){telling, write_telling(telling, expected_place, length + longer)};
     seen.pipe = (struct source){bytes, n};
     if (raw) {
         seen.control = seen.pipe;
         expected_place = text;
     }
+    expected_end = raw ? NULL : line + length + 1;
     bool others = (head[0] & 1) != 0 || (seen.faults & 8) != 0;
     long count = read_block(bytes, n);
     if (setjmp(out_of_it) != 0) {
@@ -324,6 +378,8 @@ bool shell_run(const uint8_t head[8], const uint8_t *bytes, size_t n)
     }
     must(!others && !longer && seen.trouble == 0 && (seen.faults & 3) == 0 && seen.closed,
          "a fork goes on that should not be there");
+    must(raw || seen.shortened == (shorter && (seen.faults & 128) == 0),
+         "a command line in /proc is longer than the handler's");
     must(seen.fails_at == 0 && seen.step == ALL && seen.looked, "a fork goes on that has failed");
     // What is between the NULs that the guest tells is its own affair.
     must(raw || (strlen(line) == length && strspn(line, "l") == length),

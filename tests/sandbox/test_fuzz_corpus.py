@@ -21,7 +21,7 @@ from sandbox.bare_guest import SOURCE
 
 pytestmark = promise("F20")
 
-FILES_MAX, BYTES_MAX = 310, 300 * 1024
+FILES_MAX, BYTES_MAX = 320, 300 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,11 @@ GUEST_MISTAKES = [
     ("shell", "shell.c", "count == VARIABLES_MAX", "count == BLOCK_MAX"),
     ("shell", "shell.c", "block[length - 1] != '\\0'", "block[length - 1] == '\\1'"),
     ("shell", "shell.c", "both > sizeof text", "both == sizeof text"),
-    ("shell", "shell.c", "strlen(argv[2]) + 1 != lengths[1] ||", ""),
+    ("shell", "shell.c", "lengths[1] > room ||", ""),
+    ("shell", "shell.c", "if (lengths[1] < room)", "if (lengths[1] > room)"),
+    ("shell", "shell.c", "memset(argv[2] + lengths[1], 0,", "memset(argv[2] + lengths[1], 'x',"),
+    ("shell", "shell.c", "ARGUMENTS_END = 8", "ARGUMENTS_END = 10"),
+    ("shell", "shell.c", "strrchr(stat, ')')", "strchr(stat, ')')"),
     ("shell", "shell.c", "head->cmsg_len != CMSG_LEN(RECEIVED * sizeof(int))", "0"),
     ("shell", "shell.c", "chdir(directory) != 0", "chdir(directory) > 0"),
     ("shell", "shell.c", "SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID",
@@ -108,7 +112,9 @@ GUEST_MISTAKES = [
     ("shell", "shell.c", "    if (failed)\n", "    if (failed < 0)\n"),
     ("shell", "shell.c", "            close(fds[i]);", "            (void)fds[i];"),
     ("session", "zygote.h", "BLOCK_MAX = 60 * 1024", "BLOCK_MAX = 61 * 1024"),
-    ("session", "zygote.c", "read_at_start(special.env) ||", ""),
+    ("session", "zygote.c", "!read_at_start(special.env)", "true"),
+    ("session", "guest.c", "zygote_process() != 0 ||", ""),
+    ("session", "guest.c", "    if (!special.shell)\n        zygote_abandon();\n", ""),
     ("session", "zygote.c", "if (call->env_replaces && read_at_start(call->env))",
      "if (call->env_replaces && call->env == NULL)"),
     ("session", "zygote.c", "    kill(zygote.pid, SIGKILL);\n", ""),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from promises import promise
-from quiltfn.guest.wire import SHELL, ExitKind
+from quiltfn.guest.wire import PREPARE_SHELL, SHELL, ExitKind
 from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
 from sandbox.bare_namespaces import SHOWN
 from timeouts import scaled
@@ -85,6 +85,7 @@ HANDLERS = [
     "+e",
     "--",
 ]
+BAD_FRAME = 2
 VARIABLES = {"QUILT_A": "a'b''c", "QUILT_B": 'x\ny $V `id` \\ " é\t*', "TRACEPARENT": "00-1-2-01"}
 
 
@@ -141,12 +142,13 @@ def test_it_is_the_same(shipped: Path, handler: str) -> None:
     with BareGuest(shipped) as plain:
         shell(plain, handler, prefork=False)
         expected = [seen(plain.call(VARIABLES, payload)) for payload in payloads]
-    for options in ((FORKED,), ()):
+    for options, frames in (((FORKED,), b""), ((FORKED,), PREPARE_SHELL), ((), b"")):
         with BareGuest(shipped, *options) as bare_guest:
+            bare_guest.socket.sendall(frames)
             shell(bare_guest, handler)
             for _ in range(2):
                 found = [seen(bare_guest.call(VARIABLES, payload)) for payload in payloads]
-                assert found == expected, options
+                assert found == expected, (options, frames)
 
 
 def shells(bare_guest: BareGuest, count: int) -> set[int]:
@@ -203,17 +205,56 @@ SHOWS_ITSELF = [
 
 
 @promise("R13")
+@pytest.mark.parametrize("frames", [b"", PREPARE_SHELL], ids=["told at once", "prepared"])
 @pytest.mark.parametrize("handler", SHOWS_ITSELF)
-def test_a_fork_shows_itself_as_a_shell_that_was_started(shipped: Path, handler: str) -> None:
+def test_a_fork_shows_itself_as_a_shell_that_was_started(
+    shipped: Path, handler: str, frames: bytes
+) -> None:
     with BareGuest(shipped) as plain:
         shell(plain, handler, prefork=False)
         expected = seen(plain.call(VARIABLES))
     with BareGuest(shipped, FORKED) as bare_guest:
+        bare_guest.socket.sendall(frames)
         shell(bare_guest, handler)
         shells(bare_guest, 2)
         for _ in range(2):
             assert seen(bare_guest.call(VARIABLES)) == expected
     assert expected[2]
+
+
+@pytest.mark.parametrize(
+    ("handler", "environment", "prefork", "stays"),
+    [
+        (": " + "x" * 1020, {}, True, True),
+        (": " + "x" * 1022, {}, True, False),
+        ("id -u", {"LD_BIND_NOW": "1"}, True, False),
+        ("id -u", {}, False, False),
+    ],
+    ids=["a comment's length", "longer", "a variable read at the start", "no shell"],
+)
+def test_a_prepared_zygote_serves_the_versions_that_it_suits(
+    shipped: Path, handler: str, environment: dict[str, str], *, prefork: bool, stays: bool
+) -> None:
+    """Otherwise it is gone before the version's first process starts."""
+    with BareGuest(shipped, FORKED) as bare_guest:
+        bare_guest.socket.sendall(PREPARE_SHELL)
+        (prepared,) = shells(bare_guest, 1)
+        bare_guest.specialise(
+            ["/bin/sh", "-c", handler],
+            environment={"PATH": "/usr/bin:/bin", **environment},
+            flags=SHELL * prefork,
+        )
+        for _ in range(2):
+            answer = bare_guest.call()
+            assert answer.end is not None
+            assert (answer.end.kind, answer.end.code) == (ExitKind.EXITED, 0)
+            assert (prepared in bare_guest.processes()) is stays
+
+
+def test_a_shell_is_prepared_once(shipped: Path) -> None:
+    with BareGuest(shipped, FORKED) as bare_guest:
+        bare_guest.socket.sendall(2 * PREPARE_SHELL)
+        assert bare_guest.wait() == BAD_FRAME
 
 
 REACH = r"""

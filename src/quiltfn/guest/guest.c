@@ -17,7 +17,7 @@
 //         invocation.
 //
 // Start reading at `main` below, and continue with serve_call in call.c. Each other unit is a tool
-// of these; its header describes it. All units together stay below 2,500 lines of code, so that
+// of these; its header describes it. All units together stay below 2,560 lines of code, so that
 // they can be read in one sitting.
 
 #include "call.h"
@@ -50,11 +50,16 @@
 
 enum { PENDING_SIGNALS = 128 };
 
-// Starts a runner before the version is known. SPECIALISE reports a failure.
-static void prepare_runner(size_t length)
+// Starts a runner, or the zygote of a shell, before the version is known. SPECIALISE reports a
+// runner's failure.
+static void prepare_process(size_t length)
 {
-    if (special.ready || runner.pid != 0 || length > SPECIALISE_MAX)
+    if (special.ready || runner.pid != 0 || zygote_process() != 0 || length > SPECIALISE_MAX)
         _exit(BAD_FRAME);
+    if (length == 0) {
+        zygote_prepare();
+        return;
+    }
     in_exactly(special_bytes, length);
     if (!parse_prepare(special_bytes, length))
         _exit(BAD_FRAME);
@@ -70,6 +75,8 @@ static void specialise(size_t length)
     if (!parse_specialise(special_bytes, length))
         _exit(BAD_FRAME);
 
+    if (!special.shell)
+        zygote_abandon();
     const char *why;
     char text[TEXT_MAX + 1 + LAST_WORDS];
     int error = prove_cwd(&why), text_length = 0, log = -1;
@@ -199,7 +206,7 @@ int main(int argc, char **argv)
         uint32_t kind = get32(header);
         size_t length = get32(header + 4);
         if (kind == 'R')
-            prepare_runner(length);
+            prepare_process(length);
         else if (kind == 'S')
             specialise(length);
         else if (kind == 'C')

@@ -13,11 +13,12 @@
 // Rule 2: it has the privileges to give a fork the handler's ids. So no handler may signal it,
 //         trace it, or set its limits, and it accepts requests only from the guest.
 // Rule 3: without this library the shell would run its command line with these privileges. So that
-//         command line is a comment, as long as the handler's, which each fork replaces.
+//         command line is a comment, at least as long as the handler's, which each fork replaces.
 //
 // zygote.h is the guest's side.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/prctl.h>
@@ -25,6 +26,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -144,6 +146,36 @@ static int take_variables(void)
     return 1;
 }
 
+// Makes the command line in /proc end here, as the handler may be shorter than the comment. The
+// kernel wants all addresses of the process with it, which are fields 26 to 51 of its stat file. A
+// kernel without CONFIG_CHECKPOINT_RESTORE refuses; the command line then has further NULs.
+static void end_arguments_at(char *end)
+{
+    // In the order of struct prctl_mm_map. Field 0, which there is not, is for the heap's end.
+    static const int fields[] = {26, 27, 45, 46, 47, 0, 28, 48, 49, 50, 51};
+    enum { HEAP_END = 5, ARGUMENTS_END = 8, FIRST = 3, FIELDS = 52 };
+    static char stat[1024];
+    uint64_t field[FIELDS] = {0};
+    union {
+        struct prctl_mm_map map;
+        uint64_t addresses[sizeof fields / sizeof *fields];
+    } to = {.map = {.exe_fd = (uint32_t)-1}};
+    int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, stat, sizeof stat - 1);
+    close(fd);
+    char *at = n > 0 ? strrchr(stat, ')') : NULL; // The end of its name.
+    for (int i = FIRST; i < FIELDS; i++) {
+        if (at == NULL || (at = strchr(at + 1, ' ')) == NULL)
+            return;
+        field[i] = strtoull(at, NULL, 10);
+    }
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        to.addresses[i] = field[fields[i]];
+    to.addresses[HEAP_END] = (uintptr_t)sbrk(0);
+    to.addresses[ARGUMENTS_END] = (uintptr_t)end;
+    prctl(PR_SET_MM, PR_SET_MM_MAP, &to.map, sizeof to.map, 0);
+}
+
 __attribute__((constructor)) static void serve(int argc, char **argv, char **env)
 {
     // Lengths of the directory's name and of the command line, which follow, each with its NUL.
@@ -152,11 +184,13 @@ __attribute__((constructor)) static void serve(int argc, char **argv, char **env
     int fds[RECEIVED];
     if (argc != 3 || geteuid() != 0 || !read_exactly(CONTROL, lengths, sizeof lengths))
         return; // Not started by the guest: this is an ordinary shell.
-    size_t both = (size_t)lengths[0] + lengths[1];
-    if (both > sizeof text || !read_exactly(CONTROL, text, both) ||
-        strlen(argv[2]) + 1 != lengths[1] || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 ||
-        prctl(PR_GET_TID_ADDRESS, &thread_id, 0, 0, 0) != 0)
+    size_t both = (size_t)lengths[0] + lengths[1], room = strlen(argv[2]) + 1;
+    if (both > sizeof text || !read_exactly(CONTROL, text, both) || lengths[1] > room ||
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || prctl(PR_GET_TID_ADDRESS, &thread_id, 0, 0, 0) != 0)
         _exit(CANNOT);
+    memset(argv[2] + lengths[1], 0, room - lengths[1]);
+    if (lengths[1] < room)
+        end_arguments_at(argv[2] + lengths[1]);
     // The initial environment of a fork, which others can read, must be empty.
     for (; *env != NULL; env++)
         memset(*env, 0, strlen(*env));

@@ -182,6 +182,10 @@ Event = Hello | Specialised | Output | Result | End | Clean | Socket
 ASK_SOCKET: Final = _HEADER.pack(SOCKET, 0)
 
 
+# The frame that starts a shell, which is forked for invocations, before its function is known.
+PREPARE_SHELL: Final = _HEADER.pack(PREPARE, 0)
+
+
 def encode_prepare(*, argv: Sequence[str], environment: Mapping[str, str]) -> bytes:
     """Encodes the frame that starts a runner before its function is known.
 

@@ -27,10 +27,15 @@
 const char *shell_library;
 unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
+// A zygote may start before the handler is known, so its comment has room for most handlers.
+enum { COMMENT = 1023 };
+
 static struct {
     pid_t pid; // 0: there is none.
     int control;
-    bool unfit; // This version cannot have a zygote.
+    bool unfit;   // This version cannot have a zygote.
+    bool told;    // It has the version's directory and command line.
+    size_t room;  // The length of its comment.
 } zygote = {.control = -1};
 
 pid_t zygote_process(void)
@@ -54,17 +59,22 @@ void zygote_gone(void)
 {
     close_if_open(&zygote.control);
     zygote.pid = 0;
+    zygote.told = false;
 }
 
-// Ends the zygote, and leaves this version without one.
-static void zygote_abandon(void)
+static void zygote_end(void)
 {
-    zygote.unfit = true;
     if (zygote.pid > 0) {
         kill(zygote.pid, SIGKILL);
         waitpid(zygote.pid, NULL, 0);
     }
     zygote_gone();
+}
+
+void zygote_abandon(void)
+{
+    zygote.unfit = true;
+    zygote_end();
 }
 
 // Sends working directory and command line of the forks to the zygote.
@@ -76,36 +86,54 @@ static bool zygote_tell(void)
                              {special.argv[2], lengths[1]}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
     ssize_t whole = (ssize_t)(sizeof lengths + lengths[0] + lengths[1]);
-    return sendmsg(zygote.control, &message, MSG_NOSIGNAL) == whole;
+    zygote.told = sendmsg(zygote.control, &message, MSG_NOSIGNAL) == whole;
+    return zygote.told;
 }
 
-static void zygote_start(void)
+// Starts the zygote with a comment of `room` bytes. If this fails, there is none.
+static void zygote_spawn(char *shell, size_t room)
 {
     static char comment[SPECIALISE_MAX];
     static char preload[PATH_MAX];
-    if (shell_library == NULL || zygote.unfit || zygote.pid > 0)
-        return;
     int pair[2], nothing[3] = {0, 1, 2}; // The guest's own: /dev/null.
-    if (read_at_start(special.env) ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
-        zygote.unfit = true;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return;
-    }
     // A shell that does not load the library runs only this comment, and ends.
-    memset(comment, '#', strlen(special.argv[2]));
+    memset(comment, '#', room);
+    comment[room] = '\0';
+    zygote.room = room;
     snprintf(preload, sizeof preload, "LD_PRELOAD=%s", shell_library);
-    char *argv[] = {special.argv[0], special.argv[1], comment, NULL};
-    char *env[] = {preload, NULL};
+    char option[] = "-c", *argv[] = {shell, option, comment, NULL}, *env[] = {preload, NULL};
     could_not(NULL, "", 0);
     zygote.control = pair[0];
     zygote.pid = start(GUEST, nothing, pair[1], CONTROL, argv, env);
     close(pair[1]);
     // A zygote that does not reply within this time has been stopped, or does not work.
     struct timeval patience = {2, 0};
-    if (zygote.pid > 0 && failure.step == NULL && zygote_tell() &&
-        setsockopt(zygote.control, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0)
+    if (zygote.pid < 0 || failure.step != NULL ||
+        setsockopt(zygote.control, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0)
+        zygote_end();
+}
+
+void zygote_prepare(void)
+{
+    static char shell[] = "/bin/sh";
+    if (shell_library != NULL)
+        zygote_spawn(shell, COMMENT);
+}
+
+static void zygote_start(void)
+{
+    if (shell_library == NULL || zygote.unfit || zygote.told)
         return;
-    zygote_abandon();
+    size_t length = strlen(special.argv[2]);
+    bool suits = !read_at_start(special.env);
+    if (length > zygote.room)
+        zygote_end();
+    if (suits && zygote.pid == 0)
+        zygote_spawn(special.argv[0], length > COMMENT ? length : COMMENT);
+    if (!suits || zygote.pid == 0 || !zygote_tell())
+        zygote_abandon();
 }
 
 // Makes the zygote fork the shell of the next invocation, with these streams and the end of a pipe

@@ -17,6 +17,8 @@ extern unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
 pid_t zygote_process(void); // 0: no zygote.
 void zygote_gone(void);
+void zygote_prepare(void); // Starts it before the version is known.
+void zygote_abandon(void); // Ends it, and leaves this version without one.
 bool zygote_ask(const int fds[3], int variables);
 pid_t zygote_told(void);
 size_t zygote_write_block(const struct call *call);

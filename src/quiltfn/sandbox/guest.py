@@ -92,7 +92,9 @@ READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
 
 
 def prepare_frame(kind: Kind, interpreter: str = "") -> bytes | None:
-    """The frame that starts a runner before the version is known; None if none can be."""
+    """The frame that starts a runner or shell before the version is known; None if none can be."""
+    if kind is Kind.SHELL:
+        return wire.PREPARE_SHELL
     if kind is not Kind.PYTHON:
         return None
     variables = environment.ALWAYS | {"QUILT_PREWARMED": "1"}
@@ -183,7 +185,7 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxFailed(f"the guest speaks protocol {version}, not {wire.PROTOCOL_VERSION}")
 
     def prepare(self, kind: Kind, interpreter: str = "") -> None:
-        """Starts the runner of this kind, if it can start before the version is known."""
+        """Starts the runner or shell of this kind, if it can start before the version is known."""
         frame = prepare_frame(kind, interpreter)
         if frame is not None:
             self._write(frame)
