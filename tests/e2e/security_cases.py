@@ -127,7 +127,7 @@ CASES = (
             f"{CALLS}::test_closed_output_is_an_end_like_any_other",
             f"{GUEST}::test_a_stream_parked_in_a_message_to_nobody_does_not_hold_the_answer",
         ),
-        figure="answered within 1 s",
+        figure="the response arrives within 1 s",
     ),
     Case(
         id="B9",
@@ -231,7 +231,7 @@ CASES = (
     ),
     Case(
         id="B18",
-        tries="writes forged ends of invocations to every descriptor, and leaves a process that answers for the next one",
+        tries="writes forged ends of invocations to every descriptor, and leaves a process that responds in place of the next one",
         tests=(
             f"{HANDLERS}::test_no_result_is_forged",
             f"{GUEST}::test_frames_written_by_a_handler_are_only_its_output",
