@@ -8,16 +8,7 @@ is broken.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from quiltfn.model.actions import (
-    Action,
-    Assign,
-    Destroy,
-    Full,
-    PrepareFailed,
-    RequestMemory,
-    RequestPlaces,
-    RequestQuota,
-)
+from quiltfn.model import actions
 from quiltfn.model.arbiter import LOOK_EVERY_S, Arbiter
 from quiltfn.model.memory import EvictionCandidate, Footprint, Memory
 from quiltfn.model.places import FIRST, Places
@@ -29,7 +20,7 @@ from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 # A little more than the sum of the invocations' limits, so that some idle instances can stay.
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
-Request = RequestMemory | RequestQuota | RequestPlaces
+Request = actions.RequestMemory | actions.RequestQuota | actions.RequestPlaces
 Idle = tuple[Pool, int]  # the memory of an idle instance
 
 
@@ -174,16 +165,16 @@ class Member(PoolSimulation):
             return self.limit_mib
         return self.uses.get(number, IDLE_MIB)
 
-    def _perform(self, actions: list[Action], *, is_tick: bool = False) -> None:
-        for action in actions:
+    def _perform(self, decided: list[actions.Action], *, is_tick: bool = False) -> None:
+        for action in decided:
             self.machine.log.append((self, action))
-            if isinstance(action, Destroy):
+            if isinstance(action, actions.Destroy):
                 number = action.instance
                 self.frozen[number] = self.charge(number, self.simulated[number])
-            elif isinstance(action, PrepareFailed):
+            elif isinstance(action, actions.PrepareFailed):
                 self.failing = self.failing or self.pool.quota.refusal == action.reason
-        super()._perform(actions, is_tick=is_tick)
-        for action in actions:
+        super()._perform(decided, is_tick=is_tick)
+        for action in decided:
             if isinstance(action, Request):
                 self.machine.request(self, action)
         self.machine.arbitration.serve(self.pool)
@@ -305,13 +296,13 @@ class NodeSimulation:
         """Check that evictions are needed, sufficient, and in the right order."""
         self.requests += 1
         outer, self.evicted = self.evicted, []
-        before, self.is_for_places = self.is_for_places, isinstance(wanted, RequestPlaces)
+        before, self.is_for_places = self.is_for_places, isinstance(wanted, actions.RequestPlaces)
         match wanted:
-            case RequestMemory(mib=mib):
+            case actions.RequestMemory(mib=mib):
                 check = self._check_memory(mib)
-            case RequestQuota():
+            case actions.RequestQuota():
                 check = self._check_looks(member)
-            case RequestPlaces(count=count):
+            case actions.RequestPlaces(count=count):
                 check = self._check_places(member, count)
         self.arbitration.request(member.pool, wanted)
         chosen = [(one.pool, number) for one, number in self.evicted]
@@ -473,10 +464,10 @@ class NodeSimulation:
         assert not any(one.pool.prepared for one in self.members), "a deploy waits for ever"
         for member, waiter in waiting:
             answer = member.answers[waiter]
-            assert isinstance(answer, Assign) or self._was_late(member, waiter), answer
+            assert isinstance(answer, actions.Assign) or self._was_late(member, waiter), answer
 
     def _was_late(self, member: Member, waiter: int) -> bool:
-        return isinstance(getattr(member.answers[waiter], "why", None), Full)
+        return isinstance(getattr(member.answers[waiter], "why", None), actions.Full)
 
     def _at(self, now: float) -> None:
         """Run what is due until then."""

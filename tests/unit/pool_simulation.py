@@ -11,21 +11,7 @@ from typing import Self
 from hypothesis import HealthCheck, Phase, settings
 from msgspec.structs import replace
 
-from quiltfn.model.actions import (
-    Action,
-    Assign,
-    Closed,
-    Destroy,
-    Fail,
-    Full,
-    Prepared,
-    PrepareFailed,
-    Refuse,
-    RequestMemory,
-    Start,
-    TickAt,
-    Unpark,
-)
+from quiltfn.model import actions
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.instance import InstanceState
@@ -90,7 +76,7 @@ class PoolSimulation:
         self.now = 1000.0
         self.simulated: dict[int, SimulatedSandbox] = {}
         self.waiting: dict[int, float] = {}
-        self.answers: dict[int, Action] = {}
+        self.answers: dict[int, actions.Action] = {}
         self.cancelled: set[int] = set()
         self.wakes: list[float] = []
         self.ready_digests: list[str] = []
@@ -185,7 +171,7 @@ class PoolSimulation:
     def abandon(self) -> None:
         self._perform(self.pool.abandon(self.now))
 
-    def close(self, why: Closed = Closed.PAUSED) -> None:
+    def close(self, why: actions.Closed = actions.Closed.PAUSED) -> None:
         self._was_ready, self._previous = False, None
         self._perform(self.pool.close(why, self.now))
 
@@ -329,26 +315,26 @@ class PoolSimulation:
         is_current = sandbox.digest == self.pool.current and not sandbox.destroying
         return sandbox.is_to_park and is_current and not is_wanted
 
-    def _perform(self, actions: list[Action], *, is_tick: bool = False) -> None:
-        for action in actions:
+    def _perform(self, decided: list[actions.Action], *, is_tick: bool = False) -> None:
+        for action in decided:
             match action:
-                case Start(instance=number, digest=digest):
+                case actions.Start(instance=number, digest=digest):
                     self._start(number, digest)
-                case Assign(instance=number, waiter=waiter, cold=cold):
+                case actions.Assign(instance=number, waiter=waiter, cold=cold):
                     self._assign(number, waiter, cold)
                     self.answers[waiter] = action
-                case Unpark(instance=number):
+                case actions.Unpark(instance=number):
                     self._unpark(number)
-                case RequestMemory(mib=mib):
+                case actions.RequestMemory(mib=mib):
                     self.short.append(mib)
-                case Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
+                case actions.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
                     assert 1 <= retry_after_s <= 60, f"to be asked again after {retry_after_s} s"
                     self._leaves_queue(waiter, action)
                     self._may_refuse(waiter, why)
-                case Fail(waiter=waiter):
+                case actions.Fail(waiter=waiter):
                     assert self.failing, "a caller is failed though no start failed"
                     self._leaves_queue(waiter, action)
-                case Destroy(instance=number):
+                case actions.Destroy(instance=number):
                     sandbox = self.simulated[number]
                     assert not sandbox.destroying, "destroyed twice"
                     assert sandbox.holder is None, "destroyed under a call"
@@ -357,14 +343,14 @@ class PoolSimulation:
                     assert not (may_park and self._is_to_be_parked(sandbox)), "not parked"
                     sandbox.destroying, sandbox.is_parked = True, False
                     self._note_how_it_went(sandbox)
-                case TickAt(at=at):
+                case actions.TickAt(at=at):
                     assert at > self.now, "to be woken in the past would be a busy loop"
                     self.wakes.append(at)
-                case Prepared(digest=digest):
+                case actions.Prepared(digest=digest):
                     ready = self.those(lambda b: b.digest == digest and not b.pending)
                     assert ready, "nothing is ready"
                     self.ready_digests.append(digest)
-                case PrepareFailed(digest=digest):
+                case actions.PrepareFailed(digest=digest):
                     assert self.failing, "it is said not to be ready though no start failed"
                     self.ready_digests.append(f"not {digest}")
         self._note_what_is_parked(is_tick=is_tick)
@@ -432,7 +418,7 @@ class PoolSimulation:
         self._leaves_queue(waiter, None)
         sandbox.holder, sandbox.is_fresh, sandbox.is_to_park = waiter, False, False
 
-    def _leaves_queue(self, waiter: int, answer: Action | None) -> None:
+    def _leaves_queue(self, waiter: int, answer: actions.Action | None) -> None:
         assert waiter not in self.cancelled, "an answer to somebody who went away"
         assert waiter not in self.answers, "a second answer"
         assert waiter in self.waiting, "an answer to nobody"
@@ -440,11 +426,11 @@ class PoolSimulation:
         if answer is not None:
             self.answers[waiter] = answer
 
-    def _may_refuse(self, waiter: int, why: Closed | Full) -> None:
+    def _may_refuse(self, waiter: int, why: actions.Closed | actions.Full) -> None:
         limits = self.pool.limits
-        if why is Full.QUEUE:
+        if why is actions.Full.QUEUE:
             assert len(self.waiting) >= limits.queue_max, "refused beside a queue with room"
-        elif isinstance(why, Full):
+        elif isinstance(why, actions.Full):
             assert waiter < min(self.waiting, default=waiter + 1), "the younger one gave up first"
         else:
             assert self.pool.current is None, "refused as closed while it is open"

@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
+from quiltfn import wire
 from quiltfn.cli.project.plan import (
     DEFAULT,
     LABEL,
@@ -17,74 +18,61 @@ from quiltfn.cli.project.plan import (
     Verb,
     changed_fields,
 )
-from quiltfn.wire import (
-    Alias,
-    AliasShare,
-    AsyncPolicy,
-    Destination,
-    Function,
-    FunctionUrl,
-    NewAsyncPolicy,
-    NewDestination,
-    NewFunction,
-    NewFunctionUrl,
-    NewRuntime,
-    NewSchedule,
-    RecordPolicy,
-    Runtime,
-    Schedule,
-)
 
 ids = itertools.count()
 
 
-def function_of(new: NewFunction, **more: Any) -> Function:
+def function_of(new: wire.NewFunction, **more: Any) -> wire.Function:
     set_by_server: dict[str, Any] = {
         **{"id": f"id-{next(ids)}", "tenant_id": "default", "owner_node_id": "n1"},
         **{"state": "pending", "current_version": 1, "created_at": 0, "updated_at": 0},
         **{"last_invoked_at": None, "invocation_count": 0, "error_count": 0},
         "error_message": None,
     }
-    return Function(**asdict(new) | set_by_server | more)
+    return wire.Function(**asdict(new) | set_by_server | more)
 
 
-def policy_of(new: NewAsyncPolicy) -> AsyncPolicy:
-    def destination_of(destination: NewDestination | None) -> Destination | None:
-        return None if destination is None else Destination(**asdict(destination))
+def policy_of(new: wire.NewAsyncPolicy) -> wire.AsyncPolicy:
+    def destination_of(destination: wire.NewDestination | None) -> wire.Destination | None:
+        return None if destination is None else wire.Destination(**asdict(destination))
 
     ends = {
         "on_success": destination_of(new.on_success),
         "on_failure": destination_of(new.on_failure),
     }
-    return AsyncPolicy(**asdict(new) | ends)
+    return wire.AsyncPolicy(**asdict(new) | ends)
 
 
-def url_of(new: NewFunctionUrl, name: str) -> FunctionUrl:
-    return FunctionUrl(**asdict(new), path=f"/fn/default/{name}", host=None, refused={"size": 3})
+def url_of(new: wire.NewFunctionUrl, name: str) -> wire.FunctionUrl:
+    return wire.FunctionUrl(
+        **asdict(new), path=f"/fn/default/{name}", host=None, refused={"size": 3}
+    )
 
 
-def schedule_of(new: NewSchedule) -> Schedule:
+def schedule_of(new: wire.NewSchedule) -> wire.Schedule:
     set_by_server: dict[str, Any] = {
         **{"id": "s", "created_at": 0, "updated_at": 0, "next_runs": [1], "last_run": None},
         **{"fired_count": 4, "skipped_count": 0, "missed_count": 0},
     }
-    return Schedule(**asdict(new) | set_by_server)
+    return wire.Schedule(**asdict(new) | set_by_server)
 
 
-def runtime_of(new: NewRuntime, **more: Any) -> Runtime:
-    fields = {name: one for name, one in asdict(new).items() if name in Runtime.__struct_fields__}
+def runtime_of(new: wire.NewRuntime, **more: Any) -> wire.Runtime:
+    fields = {
+        name: one for name, one in asdict(new).items() if name in wire.Runtime.__struct_fields__
+    }
     fields["command"] = fields["command"] or []
     own: dict[str, Any] = {"id": "r", "interpreter": "", "image_digest": "d", "created_at": 0}
-    return Runtime(**fields | own | {"built_in": False, "shared": False} | more)
+    return wire.Runtime(**fields | own | {"built_in": False, "shared": False} | more)
 
 
-def found_function(function: Function) -> CurrentFunction:
+def found_function(function: wire.Function) -> CurrentFunction:
     return CurrentFunction(
         function=function,
         etag='"1"',
         url=None,
-        async_policy=policy_of(NewAsyncPolicy()),
-        record_policy=RecordPolicy(),
+        async_policy=policy_of(wire.NewAsyncPolicy()),
+        record_policy=wire.RecordPolicy(),
     )
 
 
@@ -166,14 +154,14 @@ class Simulation:
         current = there.function.current_version
         if step.verb is Verb.CREATE:
             assert there.live is None
-            live = Alias(name=LIVE, version=current, also=None, default=True, updated_at=1)
+            live = wire.Alias(name=LIVE, version=current, also=None, default=True, updated_at=1)
         elif step.changes[0].field == DEFAULT:
             assert there.live is not None
             assert not there.live.default
             live = replace(there.live, version=current, also=None, default=True)
         else:
             assert there.live is not None, "a part of the calls of no alias"
-            also = AliasShare(version=current, weight=self.wanted.canary)
+            also = wire.AliasShare(version=current, weight=self.wanted.canary)
             assert there.live.version != current, "a version beside itself"
             live = replace(there.live, also=also, default=True, rolled_back=None)
         self.functions[step.function] = replace(there, live=live)
@@ -193,7 +181,7 @@ def _has_canary(there: CurrentFunction, weight: float) -> bool:
     live, current = there.live, there.function.current_version
     if live is None or live.version == current:
         return live is not None
-    return live.also == AliasShare(version=current, weight=weight)
+    return live.also == wire.AliasShare(version=current, weight=weight)
 
 
 def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
