@@ -33,11 +33,10 @@ def pages() -> dict[str, str]:
     return found
 
 
-def test_they_are_what_the_code_makes(pages: dict[str, str]) -> None:
+def test_they_are_what_the_code_makes_and_describe_every_operation_once(
+    pages: dict[str, str],
+) -> None:
     assert {one.name: one.read_text() for one in API.glob("*.md")} == pages, "scripts/generate.py"
-
-
-def test_every_operation_is_described_once(pages: dict[str, str]) -> None:
     listed = [one[:2] for text in pages.values() for one in BLOCK.findall(text)]
     assert len(listed) == len(set(listed))
     assert {one for one in BODIES if one[0] != "*"} <= set(listed)

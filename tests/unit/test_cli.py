@@ -107,12 +107,9 @@ def test_a_word_like_an_id_is_an_id_first_and_then_a_name(cli: CommandLine) -> N
     cli.run(f"functions get {ID}")
 
 
-def test_deploy_by_name_finds_the_id_first(cli: CommandLine) -> None:
+def test_deploy_by_name_finds_the_id_first_and_fails_if_it_ends_in_error(cli: CommandLine) -> None:
     assert cli.run("functions deploy hello").out == "hello is active: version 3\n"
     assert cli.asked == [("GET", "/by-name/hello"), ("POST", f"/{ID}/deploy")]
-
-
-def test_a_deploy_that_ends_in_error_says_why_and_fails(cli: CommandLine) -> None:
     broken = {**FUNCTION, "state": "error", "error_message": "there is no /app/x"}
     cli.answers["POST", f"/{ID}/deploy"] = (200, broken)
     assert "error: there is no /app/x" in cli.run("functions deploy hello", code=1).err
@@ -141,9 +138,11 @@ def test_delete_with_yes_does_not_ask(cli: CommandLine) -> None:
 OUTPUT = ("GET", f"/{ID}/invocations/i1/output")
 
 
-def test_invoke_prints_output_and_a_line_about_it(cli: CommandLine) -> None:
+def test_invoke_prints_output_and_a_line_about_it_and_fails_in_json_too(cli: CommandLine) -> None:
     cli.ends(stdout="\x1b[31mred\r", stderr="oops\n")
     assert cli.run("invoke hello") == ("\x1b[31mred\r", "oops\nsuccess · 3 ms · warm · i1\n")
+    cli.ends(status="failed", exit_code=3)
+    assert cli.run("invoke hello -o json", code=3).data["exit_code"] == 3
 
 
 def piped(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
@@ -269,11 +268,6 @@ def test_the_page_of_exit_codes_has_the_codes_of_the_commands() -> None:
         assert str(code) in rows
     shown = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
     assert {str(one) for one in FINAL} <= shown
-
-
-def test_a_failed_call_fails_the_command_in_json_too(cli: CommandLine) -> None:
-    cli.ends(status="failed", exit_code=3)
-    assert cli.run("invoke hello -o json", code=3).data["exit_code"] == 3
 
 
 def test_a_terminal_shows_control_characters(

@@ -691,23 +691,22 @@ def test_what_is_too_large_is_refused_before_it_is_packed(
 
 
 @pytest.mark.parametrize(
-    ("is_loopback", "most", "is_compressed"),
-    [(True, 1 << 20, False), (True, 100, True), (False, 1 << 20, True)],
+    ("near", "most", "packed"), [(True, 1 << 20, False), (True, 100, True), (False, 1 << 20, True)]
 )
 def test_files_are_compressed_for_other_machines_and_if_they_would_be_too_long(
     cli: CommandLine,
     app: Path,
     monkeypatch: pytest.MonkeyPatch,
-    is_loopback: bool,
+    near: bool,
     most: int,
-    is_compressed: bool,
+    packed: bool,
 ) -> None:
-    monkeypatch.setattr(runtime_files, "is_loopback", lambda _: is_loopback)
+    monkeypatch.setattr(runtime_files, "is_loopback", lambda _: near)
     limits = {"image_upload_bytes": most}
     cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
     add(cli, f"--kind shell --dir {app}")
     (archive,) = archives(cli)
-    assert (archive[:2] == b"\x1f\x8b") is is_compressed
+    assert (archive[:2] == b"\x1f\x8b") is packed
     assert "app.py" in sent(cli)
 
 

@@ -291,9 +291,7 @@ async def test_a_stream_is_sent_in_chunks_and_ends(door: ServerUnderTest) -> Non
     old = await door.ask(get("/s", version="1.0"))
     assert b"chunked" not in old
     assert old.endswith(b"\r\n\r\nonetwothree")
-
-
-async def test_a_stream_has_its_known_length_or_ends_the_connection(door: ServerUnderTest) -> None:
+    # One of known length has that length, or ends the connection.
     door.respond("/s", body=three, headers=[("content-length", "11")])
     answer = await door.ask(get("/s") + get("/s", CLOSE))
     assert answer.count(b"\r\n\r\nonetwothree") == 2
@@ -742,7 +740,7 @@ async def slow_half_second(request: Request) -> Response:
     return await plain(request)
 
 
-async def test_a_head_that_is_not_read_has_time() -> None:
+async def test_a_head_that_is_not_read_has_time_and_does_not_cost_the_response_before_it() -> None:
     async with serving(head_timeout_s=0.2) as door:
         door.answers["/slow"] = slow_half_second
         async with door.client() as (reader, writer):
@@ -756,18 +754,12 @@ async def test_a_head_that_is_not_read_has_time() -> None:
             writer.write(half)
             assert await asyncio.wait_for(reader.read(), scaled(1)) == b""
             assert door.begun == ["/slow", "/a", "/a"]
-
-
-async def test_a_head_that_does_not_come_does_not_cost_the_response_before_it() -> None:
-    async with serving(head_timeout_s=0.2) as door:
-        door.answers["/slow"] = slow_half_second
-        async with door.client() as (reader, writer):
-            writer.write(get("/slow") + get("/a")[:20])
+        async with door.client() as (reader, writer):  # the response before it is not lost
+            writer.write(get("/slow") + half)
             await asyncio.sleep(0.4)
-            writer.write(get("/a")[20:])  # too late: nothing more is read
-            answer = await reader.read()
-        assert answer.endswith(b"\r\n\r\n/slow")
-        assert door.begun == ["/slow"]
+            writer.write(rest)  # too late: nothing more is read
+            assert (await reader.read()).endswith(b"\r\n\r\n/slow")
+            assert door.begun == ["/slow", "/a", "/a", "/slow"]
 
 
 async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:

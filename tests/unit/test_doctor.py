@@ -229,9 +229,6 @@ def test_findings_are_lines_or_json_and_a_warning_does_not_keep_a_server_from_st
     assert report["findings"][2]["level"] == "NO"
     monkeypatch.setattr(doctor, "examine", lambda _: FINDINGS[:2])
     assert doctor.main([]) == 0
-
-
-def test_a_bad_setting_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--config", "/does/not/exist"]) == 1
     assert "cannot be read" in capsys.readouterr().err
 

@@ -62,11 +62,8 @@ def test_counts_are_the_sum_over_the_nodes_and_the_own_ones_are_counted_once() -
     assert list(known.counts.occupied()) == [F, G]
     assert known.counts.waiting() == 2 + 5
     assert known.counts.nodes() == ["b"]
-
-
-def test_every_state_is_told() -> None:
     counts = PoolCounts(warming=2, ready=3, busy=4, recycling=5, terminating=6, parked=1)
-    assert PoolLoad(G, NO_VERSION).with_counts(counts).counts == counts
+    assert PoolLoad(G, NO_VERSION).with_counts(counts).counts == counts, "in every state"
 
 
 def test_a_node_that_says_nothing_for_the_fence_time_is_left_out_until_it_does() -> None:

@@ -58,10 +58,6 @@ def test_an_old_report_does_not_hide_what_a_node_said_since() -> None:
     assert known.idle() is None
     known.read(member("b", beat=2))
     assert known.idle() == "b"
-
-
-def test_another_start_of_a_node_is_another_report() -> None:
-    known = Known(member("b"))
     known.table.refused("b", F)
-    known.read(member("b", epoch=2))
+    known.read(member("b", beat=2, epoch=2))  # another start of the node
     assert known.idle() == "b"

@@ -1,7 +1,5 @@
 """Function: its states, read as a table, and the rules for values from users."""
 
-import re
-
 import pytest
 
 from contract.stores import a_function
@@ -53,20 +51,9 @@ def test_every_state_that_refuses_calls_names_the_call_that_helps() -> None:
         assert error.see is None or error.see.text in error.hint
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (1, 1), (0, 1000), (1000, 1000), (5, 5)])
-def test_targets_that_are_taken(low: int, high: int) -> None:
-    check_targets(low, high)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "blamed"),
-    [
-        (1, 0, "min_instances"),
-        (-1, 1, "min_instances"),
-        (2, 1, "min_instances"),
-        (1001, 1000, "min_instances"),
-    ],
-)
-def test_targets_that_are_refused(low: int, high: int, blamed: str) -> None:
-    with pytest.raises(Unprocessable, match=re.escape(f"{blamed} must be between")):
+@pytest.mark.parametrize(("low", "high"), [(1, 0), (-1, 1), (2, 1), (1001, 1000)])
+def test_targets_that_are_refused(low: int, high: int) -> None:
+    for taken in ((0, 1), (1, 1), (0, 1000), (1000, 1000), (5, 5)):
+        check_targets(*taken)
+    with pytest.raises(Unprocessable, match="min_instances must be between"):
         check_targets(low, high)

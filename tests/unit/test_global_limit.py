@@ -41,9 +41,6 @@ def test_what_instances_may_hold_by_default_fits_in(memory: int) -> None:
 @pytest.mark.parametrize(("pid_max", "threads_max"), [(32_768, 192_730), (4_194_304, 32_768)])
 def test_half_of_the_process_numbers_is_left(pid_max: int, threads_max: int) -> None:
     assert global_limit.of(memory=GIB, pid_max=pid_max, threads_max=threads_max).tasks == 16_384
-
-
-def test_this_machine_has_one() -> None:
     assert global_limit.of_this_machine().memory >= 256 << 20
 
 

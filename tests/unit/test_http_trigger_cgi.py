@@ -70,13 +70,9 @@ def test_the_variables_of_rfc_3875() -> None:
     headers = {"x-name": "Zoë".encode().decode("latin-1")}
     variables = variables_of(call(path="/%C3%A9/%FF", headers=headers), ())
     assert (variables["HTTP_X_NAME"], variables["PATH_INFO"]) == ("Zoë", "/é/\ufffd")
-
-
-def test_no_header_shadows_a_variable_of_the_function() -> None:
-    headers = {"x-secret": "mine", "x-other": "1"}
+    headers = {"x-secret": "mine", "x-other": "1"}  # which shadow no variable of the function
     variables = variables_of(call(headers=headers), {"HTTP_X_SECRET", "PATH_INFO"})
-    assert "HTTP_X_SECRET" not in variables
-    assert "PATH_INFO" not in variables
+    assert not {"HTTP_X_SECRET", "PATH_INFO"} & set(variables)
     assert variables["HTTP_X_OTHER"] == "1"
 
 

@@ -98,6 +98,10 @@ def test_the_event_of_a_request() -> None:
     made = event(body=b"", query="", headers={})  # what a request has not is left out
     assert not {"body", "cookies", "queryStringParameters"} & set(made)
     assert made["isBase64Encoded"] is False
+    query = "&".join(f"a{number}=%41" for number in range(PAIRS_MAX + 1))
+    made = event(query=query)
+    assert len(made["queryStringParameters"]) == PAIRS_MAX
+    assert made["rawQueryString"] == query
 
 
 @pytest.mark.parametrize(
@@ -133,13 +137,6 @@ def test_a_too_long_body_is_refused_before_it_is_made(monkeypatch: pytest.Monkey
     for body in (*controls, b"\xff" * (base64_most + 2)):
         with pytest.raises(PayloadTooLarge):
             event(body=body)
-
-
-def test_so_many_parameters_are_given_apart_from_the_query() -> None:
-    query = "&".join(f"a{number}=%41" for number in range(PAIRS_MAX + 1))
-    found = event(query=query)
-    assert len(found["queryStringParameters"]) == PAIRS_MAX
-    assert found["rawQueryString"] == query
 
 
 @given(st.binary(max_size=100), st.text(st.characters(max_codepoint=255), max_size=40))

@@ -31,12 +31,7 @@ def test_an_instance_remembers_its_last_events_and_when_it_heard_the_last() -> N
     ):
         instance.apply(InstanceEvent.STARTED, 3.0)
     assert instance.since == 2.0, "an event that cannot be changes nothing"
-
-
-def test_the_memory_of_events_is_short() -> None:
-    instance = Instance(1, "a", since=0.0)
-    instance.apply(InstanceEvent.STARTED, 0.0)
     for _ in range(50):
-        instance.apply(InstanceEvent.LEASED, 0.0)
-        instance.apply(InstanceEvent.UNUSED, 0.0)
+        for event in (InstanceEvent.UNUSED, InstanceEvent.LEASED):
+            instance.apply(event, 0.0)
     assert len(instance.history) == 8
