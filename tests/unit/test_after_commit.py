@@ -15,9 +15,7 @@ def journal(synced: Callable[[], Awaitable[object]]) -> Any:
     return SimpleNamespace(synced=synced)
 
 
-async def test_an_item_follows_a_commit_that_begins_behind_it_and_equal_ones_follow_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_items_follow_a_later_commit_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quiltfn.base.store_retry.STORE_AGAIN_S", 0.0)
     events: list[object] = []
 

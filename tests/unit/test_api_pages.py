@@ -33,9 +33,7 @@ def pages() -> dict[str, str]:
     return found
 
 
-def test_they_are_what_the_code_makes_and_describe_every_operation_once(
-    pages: dict[str, str],
-) -> None:
+def test_they_are_current_and_describe_every_operation_once(pages: dict[str, str]) -> None:
     assert {one.name: one.read_text() for one in API.glob("*.md")} == pages, "scripts/generate.py"
     listed = [one[:2] for text in pages.values() for one in BLOCK.findall(text)]
     assert len(listed) == len(set(listed))

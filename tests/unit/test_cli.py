@@ -199,9 +199,7 @@ def test_output_is_safe_on_a_terminal(cli: CommandLine, monkeypatch: pytest.Monk
     ("written", "encoding", "output"),
     [(b"a\n", "utf-8", "a\n"), (b"", "utf-8", ""), (b"\xff\0", "base64", "/wA=")],
 )
-def test_output_as_json_says_how_the_bytes_are_written(
-    cli: CommandLine, written: bytes, encoding: str, output: str
-) -> None:
+def test_json_output_encoding(cli: CommandLine, written: bytes, encoding: str, output: str) -> None:
     cli.answers[OUTPUT] = (200, written)
     found = {"invocation_id": "i1", "stream": "stdout", "encoding": encoding, "output": output}
     assert cli.run("functions output hello i1 -o json").data == found

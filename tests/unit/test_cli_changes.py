@@ -78,9 +78,7 @@ def test_every_option_is_understood(
         ("rollback hello 2", ("POST", f"/{ID}/rollback")),
     ],
 )
-def test_a_version_that_cannot_serve_fails_the_command_and_says_why(
-    cli: CommandLine, line: str, call: tuple[str, str]
-) -> None:
+def test_broken_version_fails_command(cli: CommandLine, line: str, call: tuple[str, str]) -> None:
     cli.answers[call] = (200, {**FUNCTION, "error_message": "version 4 cannot serve"})
     assert cli.run(f"functions {line}", code=1).err == "error: version 4 cannot serve\n"
 

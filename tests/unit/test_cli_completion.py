@@ -116,9 +116,7 @@ def test_every_option_of_every_command_is_completed(words: list[str]) -> None:
     ],
     ids=str,
 )
-def test_commands_of_this_machine_are_completed_by_their_parsers(
-    words: list[str], below: set[str], options: set[str]
-) -> None:
+def test_local_commands_are_completed(words: list[str], below: set[str], options: set[str]) -> None:
     parser = completion.tree(words, parser_of)
     for word in [one for one in words if one in ("keys", "create", "serve", "doctor", "backup")]:
         parser = commands_of(parser)[word]

@@ -230,9 +230,7 @@ def test_pip_by_itself_would_have_built_it(tmp_path: Path) -> None:
     assert marker.exists()
 
 
-def test_settings_and_modules_that_lie_about_do_not_count(
-    tmp_path: Path, tool: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_planted_settings(tmp_path: Path, tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = tmp_path / "it-ran"
     builder = a_builder(tmp_path / "mark", marker)
     app = tmp_path / "app"

@@ -77,9 +77,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("keys list --data-dir DATA", 0, SERVER),
     ],
 )
-def test_keys_load_the_store_where_there_is_one_and_no_server(
-    database: Path, line: str, code: int, spared: set[str]
-) -> None:
+def test_keys_load_only_the_store(database: Path, line: str, code: int, spared: set[str]) -> None:
     """The database already exists: only its creation needs the migrations."""
     returned, loaded = loaded_by(line.replace("DATA", str(database)))
     assert returned == code

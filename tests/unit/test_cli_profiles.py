@@ -96,9 +96,7 @@ def test_a_profile_s_key_is_sent_to_its_server_alone(monkeypatch: pytest.MonkeyP
     assert used() == ("https://elsewhere.example", None)
 
 
-def test_a_profile_that_is_not_there_is_an_error_that_names_the_nearest(
-    cli: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_profiles_name_the_nearest(cli: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     profiles.write(Profiles(current="prod", profiles={"prod": PROD}))
     wrong = "error: there is no profile 'prdo'\nhint: is it prod?\n"
     assert cli.run("functions list --profile prdo", code=2).err == wrong
@@ -181,9 +179,7 @@ def test_invalid_profile_names_send_no_request(cli: Server, place: Path, name: s
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_file_that_others_can_read_or_write_is_refused_with_the_way_to_mend_it(
-    cli: Server, place: Path, mode: int
-) -> None:
+def test_a_file_that_others_can_use_is_refused(cli: Server, place: Path, mode: int) -> None:
     profiles.write(Profiles(current="prod", profiles={"prod": PROD}))
     cli.run("functions list")  # control: it is read as it was written
     place.chmod(mode)
@@ -195,9 +191,7 @@ def test_a_file_that_others_can_read_or_write_is_refused_with_the_way_to_mend_it
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"profiles": 1}', '{"profiles": {"a": {}}}'])
-def test_a_file_that_is_damaged_or_cannot_be_written_is_an_error(
-    cli: Server, place: Path, text: str
-) -> None:
+def test_a_damaged_or_unwritable_file_is_an_error(cli: Server, place: Path, text: str) -> None:
     place.parent.write_text("a file where the directory would be")
     with pytest.raises(BadParameter, match="cannot be written"):
         profiles.write(Profiles())
@@ -239,9 +233,7 @@ def test_profiles_are_listed_chosen_and_removed_and_no_key_is_shown(cli: Server)
     assert profiles.read() == Profiles(current=None, profiles={"prod": PROD})
 
 
-def test_what_is_used_is_shown_with_where_it_comes_from(
-    cli: Server, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_config_names_sources(cli: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profiles.write(Profiles(current="prod", profiles={"prod": PROD}))
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_other")
     assert cli.run("config show -o json").data == {
@@ -254,9 +246,7 @@ def test_what_is_used_is_shown_with_where_it_comes_from(
 
 
 @pytest.mark.parametrize("line", ["login", "config show"])
-def test_what_is_no_address_is_an_error_that_shows_no_password(
-    cli: Server, line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_addresses_are_errors(cli: Server, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal(""))
     monkeypatch.setenv("QUILT_BASE_URL", "ftp://me:canary@there")
     printed = cli.run(line, code=2)

@@ -677,9 +677,7 @@ def source(app: Path) -> runtime_files.Source:
     return runtime_files.Source(kind=Kind.PYTHON, directory=app, requirements=listed)
 
 
-def test_what_is_too_large_is_refused_before_it_is_packed(
-    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_large_is_refused(cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "pack", lambda *_: pytest.fail("packed"))
     for limits, message in (
         ({"image_bytes": 5}, "but the server accepts 5"),

@@ -206,9 +206,7 @@ def rss_kib() -> int:
 # Responses -----------------------------------------------------------------------------------
 
 
-async def test_a_header_may_come_often_and_is_not_sent_if_it_would_break_out(
-    door: ServerUnderTest,
-) -> None:
+async def test_a_header_may_come_often_and_is_refused_if_invalid(door: ServerUnderTest) -> None:
     head, body = (await door.ask(get("/a", CLOSE))).split(b"\r\n\r\n")
     lines = [b"HTTP/1.1 200 OK", b"x-a: 1", b"x-a: 2", b"content-length: 2", b"connection: close"]
     assert (head.split(b"\r\n"), body) == (lines, b"/a")
@@ -519,9 +517,7 @@ async def test_what_follows_the_offer_of_another_protocol_is_the_body_that_was_a
 
 
 @pytest.mark.parametrize(("framing", "body"), [("X-A: 1", b""), *FRAMINGS])
-async def test_the_last_request_is_the_last_whatever_protocol_it_offers(
-    door: ServerUnderTest, framing: str, body: bytes
-) -> None:
+async def test_the_last_request_is_last(door: ServerUnderTest, framing: str, body: bytes) -> None:
     last = get("/a", "Connection: Upgrade, close", "Upgrade: h2c", framing, method="POST")
     assert await told_bodies(door, last + body + get("/b")) == [HIDDEN if body else b""]
 
@@ -641,9 +637,7 @@ async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None
     "endless",
     [b"0\r\nx-a: ", b"0\r\nx", b"0;a=", b"2\r\nok\r\n0\r\nx-a: ", b"2\r\nok\r\n2;a="],
 )
-async def test_what_leads_to_nothing_within_a_body_is_bounded(
-    door: ServerUnderTest, endless: bytes, is_read: bool
-) -> None:
+async def test_endless_bodies_end(door: ServerUnderTest, endless: bytes, is_read: bool) -> None:
     """In small pieces, before and after the response."""
     door.answers["/a"] = read if is_read else plain
     head = POST(CHUNKED)

@@ -179,9 +179,7 @@ NO_RUNSC = "isolation: gvisor is refused: there is no working runsc at /r; "
         *((said, Level.OK, [NO_RUNSC]) for said in (None, "", "crun version 1.21\n")),
     ],
 )
-def test_gvisor_may_be_missing_and_an_old_one_is_warned_of(
-    said: str | None, level: Level, words: list[str]
-) -> None:
+def test_missing_and_old_gvisor(said: str | None, level: Level, words: list[str]) -> None:
     found = host_programs.gvisor("/r", lambda _: said, today=date(2026, 5, 1))
     assert found.level is level
     assert [word for word in words if word not in found.sentence] == []

@@ -272,9 +272,7 @@ async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) ->
 
 @pytest.mark.parametrize("presence", [Presence.LEFT, None])
 @pytest.mark.parametrize(("others", "asks"), [(0, True), (1, True), (0, False)])
-async def test_a_node_that_came_after_the_cut_may_have_revoked_a_key(
-    presence: Presence | None, others: int, asks: bool
-) -> None:
+async def test_new_node_may_revoke_keys(presence: Presence | None, others: int, asks: bool) -> None:
     """The node that is cut off knows the new node as one that has left, or does not know it.
     `asks`: the new node contacts it. A node that knows no other node does not vouch for itself.
     """

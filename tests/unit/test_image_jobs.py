@@ -64,9 +64,7 @@ async def in_turns(turns: FairTurns, tenants: str) -> tuple[str, int]:
         (3, "aab", "aba", 2),
     ],
 )
-async def test_tenants_take_turns_however_much_each_of_them_waits_for(
-    most: int, tenants: str, order: str, at_once: int
-) -> None:
+async def test_tenants_unpack_in_turns(most: int, tenants: str, order: str, at_once: int) -> None:
     assert await in_turns(FairTurns(most), tenants) == (order, at_once)
 
 

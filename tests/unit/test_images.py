@@ -420,9 +420,7 @@ async def test_what_is_held_or_sent_while_another_image_is_removed_stays(
 
 
 @promise("R45")
-async def test_an_entry_opens_no_more_directories_than_its_path_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_few_directories_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, system_open = [0], os.open
 
     def counted(*given: Any, **named: Any) -> int:

@@ -116,9 +116,7 @@ CAUSES: list[tuple[CallResult, dict[str, object]]] = [
 
 @promise("A90")
 @pytest.mark.parametrize(("result", "expected"), CAUSES)
-def test_the_cause_of_an_end_is_data_and_the_message_is_derived_from_it(
-    result: CallResult, expected: dict[str, object]
-) -> None:
+def test_the_cause_is_data_for_the_message(result: CallResult, expected: dict[str, object]) -> None:
     context = RunContext(memory_mib=128, timeout_s=5, is_value=True)
     record = a_call(a_function()).after(result, now=0, duration_ms=1, ran_in=context)
     assert cause_data(record.cause) == expected
