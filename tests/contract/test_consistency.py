@@ -416,15 +416,12 @@ async def test_a_copy_without_room_leaves_nothing_and_changes_nothing(tmp_path: 
     assert await names(open_sqlite, tmp_path) == set()
 
 
-def test_a_log_that_is_a_hole_holds_nothing(tmp_path: Path) -> None:
+def test_logs_that_are_holes_and_counts_that_begin_again_are_known(tmp_path: Path) -> None:
     """Frames of length zero would make the reader step through all of it, some bytes at a time."""
     log = tmp_path / "quiltfn.db-wal"
     with log.open("wb") as file:
         file.truncate(1 << 38)
     assert sqlite_header.first_in_log(log) is None
-
-
-def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
     last = sqlite_header.NUMBERS
     assert sqlite_header.following(last) == 0
     assert sqlite_header.is_older(last, 0)

@@ -52,9 +52,7 @@ async def test_nodes_of_different_names_share_it(url: str, tmp_path: Path) -> No
         assert [boot.node_id for boot in boots] == ["one", "two"]
         assert not any(boot.is_alone for boot in boots)
         assert boots[0].epoch < boots[1].epoch
-
-
-async def test_a_second_node_of_a_name_waits_for_the_first(url: str, tmp_path: Path) -> None:
+    # A second node of a name waits for the first.
     async with node(url, tmp_path, "one") as first:
         with pytest.raises(StoreUnavailable, match="A node named one is serving from this"):
             async with refused(url, tmp_path / "other", "one"):

@@ -444,11 +444,18 @@ async def test_a_journal_that_cannot_commit_stops_taking_calls_in_the_end(
     journal.opened(a_call(function))
 
 
-async def test_closed_journal_refuses(store: SqlStore, function: Function, tmp_path: Path) -> None:
+async def test_broken_journals_refuse(store: SqlStore, function: Function, tmp_path: Path) -> None:
     async with opened_journal(store, tmp_path) as journal:
         pass
     with pytest.raises(StoreUnavailable):
         journal.opened(a_call(function))
+    content = bytearray(b"".join(to_line(a_call(function)) for _ in range(3)))
+    content[len(content) // 2] ^= 1
+    (tmp_path / SPOOLS[0]).write_bytes(content)
+    with pytest.raises(StoreBroken, match="line 2 of 3"):
+        async with opened_journal(store, tmp_path):
+            pass
+    assert (tmp_path / SPOOLS[0]).read_bytes() == content
 
 
 # Starts with existing records ----------------------------------------------------------------
@@ -475,16 +482,6 @@ async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_
     counters = await counters_of(store, function)
     assert (counters.invocation_count, counters.error_count) == (3, 2)
     assert sizes(tmp_path) == [0, 0]
-
-
-async def test_damaged_segment_refused(store: SqlStore, function: Function, tmp_path: Path) -> None:
-    content = bytearray(b"".join(to_line(a_call(function)) for _ in range(3)))
-    content[len(content) // 2] ^= 1
-    (tmp_path / SPOOLS[0]).write_bytes(content)
-    with pytest.raises(StoreBroken, match="line 2 of 3"):
-        async with opened_journal(store, tmp_path):
-            pass
-    assert (tmp_path / SPOOLS[0]).read_bytes() == content
 
 
 def sizes(path: Path) -> list[int]:

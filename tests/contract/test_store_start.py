@@ -42,14 +42,13 @@ def open_store() -> StoreOpener:
     return on_sqlite
 
 
-async def test_only_the_owner_can_read_the_files(store: SqlStore, tmp_path: Path) -> None:
+async def test_a_new_store_is_complete_and_its_owners_alone(
+    store: SqlStore, tmp_path: Path
+) -> None:
     async with opened_journal(store, tmp_path):
         modes = modes_in(tmp_path)
     assert "quiltfn.db-wal" in modes
     assert set(modes.values()) == {0o600}
-
-
-async def test_the_tables_are_as_the_migrations_make_them(store: SqlStore) -> None:
     assert migrations.head() == tables.REVISION
     differences = await store.database.read(
         lambda c: compare_metadata(MigrationContext.configure(c), tables.metadata)

@@ -180,6 +180,12 @@ async def test_a_claim_takes_few_bytes_into_memory(queue: SqlWork, function: Fun
     assert [len(await claimed(queue, function, 9)) for _ in range(3)] == [2, 2, 0]
     await an_accepted(queue, function, payload=bytes(AT_ONCE_MAX_BYTES + 1))
     assert len(await claimed(queue, function, 9)) == 1
+    # A queue of old work ends in one claim.
+    old = [a_piece(function, expires_at_ms=NOW_MS + 1) for _ in range(450)]
+    await asyncio.gather(*(queue.accept(one) for one in old))
+    young = await an_accepted(queue, function, due_at_ms=NOW_MS + 1)
+    claim = await queue.claim(function.id, 3, NOW_MS + 2, is_begun=False)
+    assert ([one.record.invocation_id for one in claim.work], len(claim.ended)) == ([young], 450)
 
 
 async def test_released_work_waits_again_uncounted(queue: SqlWork, function: Function) -> None:
@@ -367,14 +373,6 @@ async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
     sent = rows(tmp_path, "SELECT id, invocation_id FROM delivery ORDER BY 2")
     assert [call for _, call in sent] == old
     assert not {key for key, _ in sent} & set(old)  # a delivery has its own id
-
-
-async def test_a_queue_of_old_work_ends_in_one_claim(queue: SqlWork, function: Function) -> None:
-    old = [a_piece(function, expires_at_ms=NOW_MS + 1) for _ in range(450)]
-    await asyncio.gather(*(queue.accept(one) for one in old))
-    young = await an_accepted(queue, function, due_at_ms=NOW_MS + 1)
-    claim = await queue.claim(function.id, 3, NOW_MS + 2, is_begun=False)
-    assert ([one.record.invocation_id for one in claim.work], len(claim.ended)) == ([young], 450)
 
 
 async def test_work_that_waits_can_be_cancelled_and_no_other(

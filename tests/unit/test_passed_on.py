@@ -53,9 +53,7 @@ async def test_a_sender_that_trickles_is_given_up_in_the_time_of_a_short_body() 
 async def test_a_slow_sender_that_makes_progress_may_take_long() -> None:
     pieces = [b"x" * (LEAST_PROGRESS // 4)] * 60  # several times the timeout
     assert await received(Sender(pieces, SHORT_S)) == 15 * LEAST_PROGRESS
-
-
-async def test_what_the_reader_takes_is_not_the_senders() -> None:
+    # What the reader takes is not the sender's.
     assert await received(Sender([b"x"] * 30, 0), reads_for_s=2 * SHORT_S) == 30
 
 

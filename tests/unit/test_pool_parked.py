@@ -124,12 +124,8 @@ def test_the_next_call_gets_it_at_once_and_cold_since_it_was_evicted() -> None:
     caller = sim.acquire()
     assert sim.answers[caller] == Assign(1, caller, cold=True)
     assert sim.pool.instances[1].reason is ColdStartReason.EVICTED
-
-
-def test_the_call_after_that_is_warm() -> None:
-    sim = a_parked_one().live("acquire, release 1, cleaned 1")
-    caller = sim.acquire()
-    assert sim.answers[caller] == Assign(1, caller, cold=False)
+    caller = sim.live("release 1, cleaned 1").acquire()
+    assert sim.answers[caller] == Assign(1, caller, cold=False)  # the call after that is warm
 
 
 def test_only_the_last_one_is_parked() -> None:
@@ -149,17 +145,12 @@ def test_after_its_time_it_leaves() -> None:
     assert sim.live("pass_time 1").states() == {1: TERMINATING}
 
 
-def test_it_is_taken_back_by_a_higher_minimum() -> None:
-    sim = a_parked_one()
-    sim.set_scaling(min_instances=1)
-    assert sim.states() == {1: READY}
-
-
-def test_it_is_taken_back_by_a_deploy() -> None:
-    sim = a_parked_one()
-    sim.prepare("c")
-    assert sim.states() == {1: READY}
-    assert sim.ready_digests == ["c"]
+def test_it_is_taken_back_by_a_higher_minimum_or_a_deploy() -> None:
+    scaled, deployed = a_parked_one(), a_parked_one()
+    scaled.set_scaling(min_instances=1)
+    deployed.prepare("c")
+    assert scaled.states() == deployed.states() == {1: READY}
+    assert deployed.ready_digests == ["c"]
 
 
 def test_one_that_dies_while_it_is_parked_was_no_eviction() -> None:

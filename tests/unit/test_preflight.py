@@ -45,16 +45,13 @@ def test_a_whole_fence_is_reported_as_it_was_seen(mode: str) -> None:
     assert set(seen) == {*MISSING, "network"}
     assert mode in seen["memory_limit"]
     assert UID in seen["user_namespace"]
+    assert judge(GOOD, "v1")["socket_limit"] == "cgroup v1, TCP 1/4 of the memory"
+    assert judge(limits(sockets=WITHIN), "v2")["socket_limit"] == "within the memory limit"
 
 
 @pytest.mark.parametrize("swap", [MEMORY, "0", "none"], ids=["v1", "v2", "no swap on the host"])
 def test_a_host_without_swap_needs_no_swap_limit(swap: str) -> None:
     assert judge(limits(swap=swap), "v2")["swap_limit"] == "none"
-
-
-def test_what_sockets_hold_is_part_of_the_memory_or_has_a_limit_of_its_own() -> None:
-    assert judge(GOOD, "v1")["socket_limit"] == "cgroup v1, TCP 1/4 of the memory"
-    assert judge(limits(sockets=WITHIN), "v2")["socket_limit"] == "within the memory limit"
 
 
 MISSING = {

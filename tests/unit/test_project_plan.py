@@ -346,25 +346,25 @@ def test_what_calls_run_on_is_told_where_it_is_not_the_current_version(
     assert (noted or "") in "".join(plan.notes)
 
 
-def test_functions_may_share_a_runtime_and_it_is_made_once() -> None:
+def test_a_shared_runtime_is_made_once_and_again_if_it_was_removed() -> None:
     new_runtime = runtime("1")
     news = [NewFunction(name=name, handler="x", runtime=new_runtime.name) for name in ("a", "b")]
     steps = plan_for(wanted(*news, runtime=new_runtime), CurrentState()).steps
     assert [step.name for step in steps if step.noun is Noun.RUNTIME] == [new_runtime.name]
     assert steps[0].noun is Noun.RUNTIME
+    new_runtime = runtime("1")
+    new = NewFunction(name="a", handler="x", runtime=new_runtime.name)
+    (step,) = plan_for(wanted(new, runtime=new_runtime), had(new)).steps
+    assert (step.verb, step.noun) == (Verb.CREATE, Noun.RUNTIME)
 
 
 def test_nothing_is_deleted_before_everything_else_is_there() -> None:
     found = had(NewFunction(name="old", handler="x"))
     steps = plan_for(wanted(NEW), found).steps
     assert [one.verb for one in steps] == [Verb.CREATE, Verb.DEPLOY, Verb.DELETE]
-
-
-def test_a_made_runtime_that_was_removed_is_made_again() -> None:
-    new_runtime = runtime("1")
-    new = NewFunction(name="a", handler="x", runtime=new_runtime.name)
-    (step,) = plan_for(wanted(new, runtime=new_runtime), had(new)).steps
-    assert (step.verb, step.noun) == (Verb.CREATE, Noun.RUNTIME)
+    # Aliases are left alone without a canary.
+    steps = plan_for(wanted(NEW), had(OLD)).steps
+    assert all(one.noun is not Noun.ALIAS for one in steps)
 
 
 def test_settings_of_a_runtime_are_told_field_by_field() -> None:
@@ -378,11 +378,6 @@ def test_settings_of_a_runtime_are_told_field_by_field() -> None:
     found.runtimes[new_runtime.name] = runtime_of(new_runtime)  # type: ignore[index]
     update = plan_for(wanted(new, runtime=other), found).steps[1]
     assert FieldChange("network", "none", "egress") in update.changes
-
-
-def test_aliases_are_left_alone_without_a_canary() -> None:
-    steps = plan_for(wanted(NEW), had(OLD)).steps
-    assert all(one.noun is not Noun.ALIAS for one in steps)
 
 
 def test_what_calls_run_on_is_kept_before_an_update_and_split_after_it() -> None:

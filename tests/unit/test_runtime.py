@@ -225,11 +225,7 @@ NO_HANDLERS = {
 def test_handlers_that_their_kind_can_mean(kind: Kind) -> None:
     for handler in HANDLERS[kind]:
         a_runtime(kind=kind).check_handler(handler)
-
-
-@pytest.mark.parametrize("kind", NO_HANDLERS)
-def test_handlers_that_their_kind_cannot_mean(kind: Kind) -> None:
-    for handler in NO_HANDLERS[kind]:
+    for handler in NO_HANDLERS.get(kind, []):
         with pytest.raises(Unprocessable, match=r"^handler must be a module and a function"):
             a_runtime(kind=kind).check_handler(handler)
 

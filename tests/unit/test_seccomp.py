@@ -97,6 +97,10 @@ def test_no_name_is_allowed_twice_in_different_ways(rules: list[Config]) -> None
     plain = {name for one in rules if "args" not in one for name in one["names"]}
     conditional = {name for one in rules if "args" in one for name in one["names"]}
     assert not plain & conditional
+    # From two conditions on one argument a runtime creates two rules, of which one is enough.
+    for rule in rules:
+        indices = [condition["index"] for condition in rule.get("args", [])]
+        assert len(indices) == len(set(indices)), rule
 
 
 def test_what_programs_need_is_there(rules: list[Config]) -> None:
@@ -174,10 +178,3 @@ def test_blocks_of_a_range_hold_its_numbers_alone(bound: int, other: int, number
     for tried in (number, first, last, max(first - 1, 0), min(last + 1, 2**64 - 1)):
         found = [b for b in blocks if tried & b["value"] == b["valueTwo"]]
         assert len(found) == (first <= tried <= last), tried
-
-
-def test_every_alternative_has_each_argument_once(rules: list[Config]) -> None:
-    """From two conditions on one argument a runtime creates two rules, of which one is enough."""
-    for rule in rules:
-        indices = [condition["index"] for condition in rule.get("args", [])]
-        assert len(indices) == len(set(indices)), rule

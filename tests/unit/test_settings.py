@@ -116,10 +116,6 @@ def test_the_times_of_a_fleet_may_be_as_near_as_that(right: dict[str, str]) -> N
     from_everywhere(right, {})
 
 
-def test_a_node_is_not_taken_over_while_its_server_waits_for_the_launcher() -> None:
-    assert FLEET_ENDING_S > guest.LAUNCHER_ANSWERS_S
-
-
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
 def test_a_range_includes_its_ends_and_nothing_beyond(field: Setting) -> None:
     low, high = field.low, field.high
@@ -234,6 +230,8 @@ def test_a_value_that_is_refused(sentence: str, name: str, value: str) -> None:
 def test_what_settings_may_not_import_they_repeat_rightly() -> None:
     assert settings.POLICIES == keepalive.POLICIES
     assert settings.MEMORY_MIN_MIB == version.MEMORY_MIN_MIB
+    # A node is not taken over while its server waits for the launcher.
+    assert FLEET_ENDING_S > guest.LAUNCHER_ANSWERS_S
 
 
 def test_a_result_has_a_limit_of_its_own_or_counts_as_standard_output() -> None:

@@ -38,13 +38,11 @@ def test_fixed_by_hand() -> None:
     assert fixed(traced, 500) == (0, 59.7)
 
 
-def test_memory_weighs_and_the_first_call_is_left_out() -> None:
+def test_memory_weighs_and_some_calls_are_left_out() -> None:
     cost = replay([at(0, 5)], lambda: Fixed(60), START)
     assert (cost.calls, cost.cold) == (1, 1)
     assert cost.gib_minutes == pytest.approx(0.5 * cost.idle_minutes)
-
-
-def test_a_call_that_comes_while_one_runs_is_neither_cold_nor_idle() -> None:
+    # A call that comes while one runs is neither cold nor idle.
     traced = TracedFunction("f", [1, 1, 0, 0], duration_s=90)
     assert replay([traced], lambda: Fixed(0), START).cold == 0
 

@@ -28,13 +28,10 @@ def test_nobody_keeps_two_more_than_who_has_to_give(most: int, held: dict[str, i
     assert not gives or max(shares.values()) <= min(gives) + 1
 
 
-def test_those_with_most_give_first() -> None:
+def test_those_with_most_give_first_and_others_lack_what_they_asked_for() -> None:
     state = slots(4, {"a": 5, "b": 1, "c": 1})
     assert [state.share_of(node) for node in "abcd"] == [2, 1, 1, 0]
     assert [slots(1, {"a": 1, "b": 1}).share_of(node) for node in "ab"] == [1, 0]
-
-
-def test_what_others_lack_is_what_they_asked_for_and_do_not_have() -> None:
     state = slots(3, {"a": 3, "b": 0}, {"a": 5, "b": 2, "c": 1})
     assert state.wanted_by_others("a") == 3
     assert state.wanted_by_others("b") == 3

@@ -34,15 +34,13 @@ def load(in_flight: int = 0, wanted: int = 0) -> TenantLoad:
 # Decisions of one node ------------------------------------------------------------------------
 
 
-def test_all_together_stay_below_the_limit() -> None:
+def test_all_stay_below_the_limit_and_leave_room_for_who_wants_some() -> None:
     assert has_room(9, 10, [])
     assert not has_room(10, 10, [])
     assert has_room(4, 10, [load(3), load(2)])
     assert not has_room(5, 10, [load(3), load(2)])
-
-
-def test_a_node_with_calls_leaves_room_for_one_that_wants_some() -> None:
-    """Otherwise it would take each place that becomes free before the other node learns of it."""
+    # Otherwise a node with calls would take each place that becomes free before the other node
+    # learns of it.
     assert has_room(9, 10, [load(0, 0)])
     assert not has_room(9, 10, [load(0, 5)])
     assert has_room(4, 10, [load(0, 100)])
@@ -212,9 +210,7 @@ def test_a_rate_is_that_of_all_nodes_together() -> None:
     nodes = Nodes(3, calls_per_second=30)
     admitted_in(nodes, 6, lambda _: [100, 100, 100])
     assert admitted_in(nodes, 20, lambda _: [100, 100, 100]) == pytest.approx(20 * 30, rel=0.05)
-
-
-def test_negative_control_nodes_that_know_nothing_of_each_other_take_three_times_as_much() -> None:
+    # Negative control: nodes that know nothing of each other take three times as much.
     nodes = Nodes(3, shares=False, calls_per_second=30)
     assert admitted_in(nodes, 20, lambda _: [100, 100, 100]) > 2.8 * 20 * 30
 

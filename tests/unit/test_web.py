@@ -37,9 +37,13 @@ def test_a_packed_file_goes_out_as_the_client_can_read_it() -> None:
     assert packed.header("etag") != plain.header("etag"), "they are two representations"
 
 
-def test_a_name_with_a_digest_is_kept_forever_and_others_are_asked_for() -> None:
+def test_files_say_how_long_they_are_kept_and_what_pages_may_do() -> None:
     assert "immutable" in (PACKED.response(Headers()).header("cache-control") or "")
     assert PLAIN.response(Headers()).header("cache-control") == "no-cache"
+    policy = PLAIN.response(Headers()).header("content-security-policy") or ""
+    assert "default-src 'none'" in policy
+    assert "require-trusted-types-for 'script'" in policy
+    assert "unsafe" not in policy
 
 
 def test_a_client_that_has_a_file_is_told_so_without_it() -> None:
@@ -49,13 +53,6 @@ def test_a_client_that_has_a_file_is_told_so_without_it() -> None:
         assert (again.status, again.body, again.header("etag")) == (304, b"", tag)
     assert PLAIN.response(Headers({"if-none-match": '"other"'})).status == 200
     assert not has_tag("", tag)
-
-
-def test_what_a_page_may_do_is_said_with_every_file() -> None:
-    policy = PLAIN.response(Headers()).header("content-security-policy") or ""
-    assert "default-src 'none'" in policy
-    assert "require-trusted-types-for 'script'" in policy
-    assert "unsafe" not in policy
 
 
 def test_what_was_built_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,13 +99,10 @@ def test_a_refusal_is_a_sentence_about_one_field(value: Any, message: str) -> No
     assert refused.value.message == message
 
 
-def test_what_fits_is_taken_with_its_defaults() -> None:
+def test_what_fits_is_taken_and_answers_of_newer_servers_are_read() -> None:
     new = checked({"name": "a", "handler": "x", "cpu_limit_percent": 50}, wire.NewFunction)
     assert (new.runtime, new.cpu_limit_percent, new.environment) == ("shell", 50.0, {})
-
-
-def test_an_answer_of_a_newer_server_is_read() -> None:
-    """Only the server checks constraints: a newer server's responses may exceed this client's."""
+    # Only the server checks constraints: a newer server's responses may exceed this client's.
     newer = {"function_id": "f", "min_instances": 0, "max_instances": 10**6, "later": 1}
     assert msgspec.convert(newer, wire.Scaling).max_instances == 10**6
 

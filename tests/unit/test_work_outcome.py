@@ -89,9 +89,7 @@ def test_what_was_too_old_to_be_started_is_told_as_a_failure() -> None:
 def test_each_wait_is_longer_up_to_the_longest() -> None:
     assert [EXACT.seconds(attempt, 0.5) for attempt in (1, 2, 3, 4)] == [10, 20, 25, 25]
     assert replace(EXACT, first=0.001).seconds(10_000, 0.5) == 25  # the power is limited
-
-
-def test_chance_makes_a_wait_shorter_or_longer_by_the_jitter() -> None:
+    # Chance makes it shorter or longer by the jitter.
     shaken = replace(EXACT, jitter=0.2)
     assert [shaken.seconds(1, chance) for chance in (0.0, 0.5, 1.0)] == [8, 10, 12]
     assert replace(EXACT, jitter=1.0).seconds(1, 0.0) == 0
