@@ -1,6 +1,6 @@
 """Churn: two hundred clients that change and invoke a few functions, and kill their instances.
 
-`scripts/soak churn` runs it for ten minutes, `test_herd.py` for ten seconds. Checks that no
+`scripts/soak churn` runs it for ten minutes, `test_herd.py` for six seconds. Checks that no
 function exceeds its maximum of instances, that the limits of simultaneous invocations stay within
 the budget, and that the pools match the OCI runtime's list afterwards.
 """

@@ -114,7 +114,7 @@ for one in kept:
     try:
         while True: one.send(bytes(1 << 20))
     except OSError: pass
-time.sleep(2)
+time.sleep(0.5)
 """
 
 

@@ -113,7 +113,7 @@ async def test_of_a_long_herd_the_rest_comes_again(another: Callable[..., Server
 
 async def test_churn_never_exceeds_a_maximum_or_the_memory(another: Callable[..., Server]) -> None:
     server = another(options=OPTIONS).start()
-    report = await churn(server, seconds=10, clients=200, seed=1)
+    report = await churn(server, seconds=6, clients=200, seed=1)
     print(report)
     assert not report.wrong
     assert report.answers["invoke: success"] > 100, report.answers

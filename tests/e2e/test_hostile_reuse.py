@@ -154,7 +154,7 @@ def test_what_can_be_left_is_gone(server: Server, cleanup: bool) -> None:
 def test_what_a_shell_left_running_writes_into_no_other_call(server: Server) -> None:
     late = "(setsid sh -c 'for n in 1 2 3 4 5 6 7 8 9; do echo late; sleep 0.001; done' &)"
     function = alone(server, f'{late} >&2; printf %s "$QUILT_PAYLOAD"')
-    pairs = times(100, 1000)
+    pairs = times(50, 1000)
     for number in range(pairs):
         record = function.invoke(f"n{number}")
         assert record["stdout"] == f"n{number}"
@@ -227,7 +227,7 @@ def test_nothing_of_a_tenant_is_found_by_another(ground: Ground) -> None:
     """Both use the same name; the first one's resources are freed before the second begins."""
     server = ground.server
     call = of_another_tenant(server, "neighbour")
-    pairs, hosts, uids = times(5, 250), set(), set()
+    pairs, hosts, uids = times(3, 250), set(), set()
     for _ in range(pairs):
         ours = server.deploy(script(PLANT), name="same")
         assert ours.invoke()["status"] == "success"

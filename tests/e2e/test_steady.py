@@ -17,7 +17,7 @@ from promises import promise
 pytestmark = [pytest.mark.sandbox, promise("P13")]
 
 CALLS_PER_S = 50
-SWITCHES = 20  # of each kind
+SWITCHES = 12  # of each kind
 BETWEEN_S = 0.125  # an invocation that overlaps no switch proves nothing
 
 
