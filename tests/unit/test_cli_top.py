@@ -42,15 +42,12 @@ def cli(cli: CommandLine) -> CommandLine:
     return cli
 
 
-def test_in_a_pipe_it_is_shown_once(cli: CommandLine) -> None:
+def test_in_a_pipe_it_is_shown_once_and_programs_get_numbers(cli: CommandLine) -> None:
     assert cli.run("top").lines == [
         " ".join(load_columns.HEAD),
         "hello 3 2 1 2 1 - - - - 512 MiB",
         f"{OTHER} - - - - - 1.50 1.3 ms 850 ms 4 0 MiB",
     ]
-
-
-def test_programs_get_numbers(cli: CommandLine) -> None:
     first, second = cli.run("top -o json").data["functions"]
     assert first == {
         **{"function_id": ID, "name": "hello", "tenant_id": None, "version": 3},

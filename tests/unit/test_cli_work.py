@@ -30,11 +30,15 @@ ONE = f"/{ID}/invocations/i1"
 
 
 def test_a_call_is_queued_and_its_id_is_all_that_is_printed(cli: CommandLine) -> None:
+    """Unless the command waits for it; then it ends like any other."""
     cli.answers["POST", "/invoke/hello"] = (202, QUEUED)
     printed = cli.run("invoke hello --payload x --async --delay 60")
     assert (cli.query, cli.body) == ("mode=async&delay_seconds=60", {"payload": "x"})
     assert printed.out == "i1\n"
     assert "quiltfn wait hello i1" in printed.err
+    cli.answers["GET", ONE] = (200, {**INVOCATION, "status": "failed", "exit_code": 3})
+    assert cli.run("invoke hello --payload x --async --wait", code=3).out == "hello\n"
+    assert cli.query == "wait_seconds=60"
 
 
 @pytest.mark.parametrize(
@@ -46,13 +50,6 @@ def test_a_number_of_seconds_may_have_a_unit(cli: CommandLine, age: str, seconds
     assert cli.query == f"mode=async&delay_seconds={seconds}"
     set_policy(cli, f"--max-age-seconds {age}")
     assert cli.body["max_age_seconds"] == seconds
-
-
-def test_a_queued_call_that_is_waited_for_ends_like_any_other(cli: CommandLine) -> None:
-    cli.answers["POST", "/invoke/hello"] = (202, QUEUED)
-    cli.answers["GET", ONE] = (200, {**INVOCATION, "status": "failed", "exit_code": 3})
-    assert cli.run("invoke hello --payload x --async --wait", code=3).out == "hello\n"
-    assert cli.query == "wait_seconds=60"
 
 
 @pytest.mark.parametrize("mode", ["", "--async"])

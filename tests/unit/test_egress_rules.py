@@ -81,6 +81,11 @@ def test_the_hosts_addresses_and_the_resolver_stand_in_the_rules() -> None:
     assert set(sets["denied_v6"].split(", ")) == {*rules.DENIED_V6, "2001:4860::10/128"}
     assert "ip daddr 10.0.2.3 meta l4proto { tcp, udp } th dport 53 accept" in text
     assert "ip6 daddr fd00::3 meta l4proto { tcp, udp } th dport 53 accept" in text
+    assert rules.added(["8.8.4.4", "2001:4860::1"]) == (  # a further address
+        "add element inet quiltfn denied_v4 { 8.8.4.4/32 }\n"
+        "add element inet quiltfn denied_v6 { 2001:4860::1/128 }\n"
+    )
+    assert rules.added(["172.17.0.1", "fe80::1", "fd00::1"]) == ""
 
 
 def test_every_chain_drops_what_no_rule_accepts() -> None:
@@ -252,11 +257,3 @@ def test_refusals_stand_before_the_limits_of_connections_and_these_before_the_ro
         "drop",
         "}",
     ]
-
-
-def test_a_further_address_of_the_host_is_added_to_its_set() -> None:
-    assert rules.added(["8.8.4.4", "2001:4860::1"]) == (
-        "add element inet quiltfn denied_v4 { 8.8.4.4/32 }\n"
-        "add element inet quiltfn denied_v6 { 2001:4860::1/128 }\n"
-    )
-    assert rules.added(["172.17.0.1", "fe80::1", "fd00::1"]) == ""
