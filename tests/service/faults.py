@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import DEFAULT, AsyncMock, patch
 
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
+from quiltfn.ports import SandboxFailed
 
 
 class HeldUp:
@@ -41,6 +42,12 @@ def held_up(
 def away(owner: Any, name: str) -> contextlib.AbstractContextManager[AsyncMock]:
     """Makes the method fail as if the store did not respond."""
     return patch.object(owner, name, side_effect=StoreUnavailable)
+
+
+def no_room(sandboxes: Any) -> contextlib.AbstractContextManager[AsyncMock]:
+    """No sandbox can be created."""
+    error = SandboxFailed("there is no room for another sandbox")
+    return patch.object(sandboxes, "create", side_effect=error)
 
 
 def failing(

@@ -10,6 +10,7 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import CapacityFull, FunctionNotActive, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
 from quiltfn.model.pool import PoolLimits
+from service.faults import no_room
 from service.platform_harness import Harness, until
 from timeouts import scaled
 
@@ -81,13 +82,7 @@ async def test_a_synchronous_invocation_has_the_attempt_that_it_may_have_had(
 async def test_an_instance_that_cannot_be_made_is_an_attempt(server: Harness) -> None:
     entry, decide = await server.active("sleep 60"), Decider(AGAIN)
     await server.running(entry)
-    broken = server.sandboxes.create
-
-    async def create(spec: Any) -> Any:
-        return await broken(type(spec)(handler="fail-to-start"))
-
-    server.sandboxes.create = create  # type: ignore[method-assign]
-    with pytest.raises(RuntimeUnavailable) as error:
+    with no_room(server.sandboxes), pytest.raises(RuntimeUnavailable) as error:
         await server.invoke(entry, **decide.request())
     assert error.value.invocation_id == f"{1:032x}"
     assert [one.status for one in decide.ended] == [Status.ERROR]

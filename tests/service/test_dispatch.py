@@ -446,6 +446,7 @@ async def test_a_deleted_functions_work_is_never_run(server: Harness) -> None:
 
 async def test_waiting_work_is_cancelled_also_where_it_was_claimed(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
+    await set_policy(server, entry, max_attempts=5)
     running, held, waits = await accept(server, entry, 3)
     await until(lambda: busy(server, entry) == 1)
     for call_id in (held, waits, running):

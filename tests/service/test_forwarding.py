@@ -33,11 +33,10 @@ from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.member import Member, Report
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.model.version import VersionSpec
-from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.ports.peers import PeerAnswerTooLong
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
+from service.faults import no_room
 from service.fleet_node import fleet_node
 from service.in_process import InProcess, headers_of
 from service.platform_harness import Harness, open_harness, until
@@ -465,18 +464,14 @@ async def test_a_handler_gets_its_own_credentials_at_any_node(nodes: Nodes) -> N
 @promise("N92")
 @pytest.mark.parametrize("is_url", [False, True])
 async def test_a_call_that_left_a_record_at_a_node_is_not_sent_to_the_next(
-    nodes: Nodes, is_url: bool, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, is_url: bool
 ) -> None:
     """It was not begun there, for the node was to start nothing any more. Its record is final."""
-
-    async def create(_spec: VersionSpec) -> Sandbox:
-        raise SandboxFailed("this node has not been heard of for too long")
-
-    monkeypatch.setattr(nodes.there.sandboxes, "create", create)
     await set_url(nodes, "cat", auth="none")
     nodes.placed_there.is_taking = False
     call = nodes.http.post("/fn/cat", content=b"grain") if is_url else nodes.call("cat", "grain")
-    assert (await call).status_code == 503
+    with no_room(nodes.there.sandboxes):
+        assert (await call).status_code == 503
     assert nodes.here.sandboxes.calls == 0
     [record] = await nodes.there.records(nodes.runs("cat"))
     assert record.status is Status.ERROR

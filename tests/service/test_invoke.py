@@ -17,7 +17,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status, WorkOutcome
-from service.faults import away
+from service.faults import away, no_room
 from service.platform_harness import Harness, until
 
 
@@ -92,13 +92,13 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
     entry = await server.active()
     for sandbox in list(server.sandboxes.alive.values()):
         sandbox.end_by_itself()
-    broken = server.sandboxes.create
     reported: list[str | None] = []
-    with monkeypatch.context() as patch, away(server.journal, "_store"):
+    with (
+        monkeypatch.context() as patch,
+        away(server.journal, "_store"),
+        no_room(server.sandboxes),
+    ):
         patch.setattr("quiltfn.store.calls.journal.SEGMENT_MAX_BYTES", 2000)
-        patch.setattr(
-            server.sandboxes, "create", lambda s: broken(type(s)(handler="fail-to-start"))
-        )
         for _ in range(20):
             with pytest.raises(RuntimeUnavailable, match="no room") as error:
                 await server.invoke(entry)

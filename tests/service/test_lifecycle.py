@@ -80,17 +80,6 @@ async def test_what_a_program_wrote_is_told_of_the_function_and_not_to_its_calle
             await server.invoke(entry)
 
 
-async def test_deploying_an_active_function_tops_up_and_nothing_else(server: Harness) -> None:
-    entry = await server.active("sleep 60")
-    version = entry.version
-    await server.running(entry)
-    server.pools.set_scaling(entry.function.id, lifecycle.PoolLimits(max_instances=5))  # type: ignore[attr-defined]
-    entry = await server.lifecycle.update(entry, {"min_instances": 2})
-    entry = await server.lifecycle.deploy(entry)
-    assert server.counts(entry)["ready"] >= 1
-    assert entry.version.digest == version.digest
-
-
 async def test_a_long_deploy_goes_on(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DEPLOY_ANSWERS_WITHIN_S", 0.01)
     server.sandboxes.may_start.clear()

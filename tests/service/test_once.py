@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import errno
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, patch
@@ -27,9 +27,9 @@ from quiltfn.ports import Call
 from quiltfn.sandbox import fake
 from quiltfn.server.ground import UNKEPT
 from quiltfn.store import SqlAudit, SqlIdempotencyStore
-from service.faults import away
+from service.faults import away, no_room
 from service.in_process import request_of
-from service.platform_harness import Harness, open_harness
+from service.platform_harness import Harness
 from service.routes import Header, Web
 
 KEY = {"Idempotency-Key": "k"}
@@ -37,16 +37,21 @@ LOST = error_body(UNKEPT)
 
 
 class KeyedApp(Web):
-    """A client that invokes a function with a key. `runs`: the payloads that handlers got."""
+    """A client that invokes a function with a key."""
 
     def __init__(self, harness: Harness, entry: Entry) -> None:
         super().__init__(harness)
-        self.entry, self.runs = entry, list[bytes | None]()
+        self.entry = entry
         self.path = f"/api/functions/{entry.function.id}/invoke"
         self.budgets, self.idempotency = harness.services.budgets, harness.services.idempotency
 
     async def call(self, headers: Header = KEY, body: Any = None) -> httpx.Response:
         return await self("POST", self.path, body or {}, headers=headers)
+
+    @property
+    def runs(self) -> int:
+        """How many invocations handlers got."""
+        return self.harness.sandboxes.calls
 
     async def directly(self) -> tuple[int, Header]:
         """A call without a key, and without a client library: its status and headers."""
@@ -57,19 +62,8 @@ class KeyedApp(Web):
 
 
 @pytest.fixture
-async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KeyedApp]:
-    runs: list[bytes | None] = []
-    handle = fake.FakeSandbox._handle
-
-    async def counted(self: fake.FakeSandbox, call: Call) -> CallResult:
-        runs.append(call.payload)
-        return await handle(self, call)
-
-    monkeypatch.setattr(fake.FakeSandbox, "_handle", counted)
-    async with open_harness(tmp_path) as harness:
-        door = KeyedApp(harness, await harness.active(max_instances=2))
-        door.runs = runs
-        yield door
+async def door(server: Harness) -> KeyedApp:
+    return KeyedApp(server, await server.active(max_instances=2))
 
 
 def invocation_of(answer: httpx.Response, code: str, status: int = 503) -> str:
@@ -134,12 +128,12 @@ async def test_what_fails_after_the_hand_over_counts_as_executed(
         assert invocation_of(plain, code, status) != invocation_id
         direct_status, direct_headers = await door.directly()
         assert (direct_status, "x-invocation-id" in direct_headers) == (status, True)
-    assert len(door.runs) == 3
+    assert door.runs == 3
     again = await door.call()
     assert again.headers["idempotency-replayed"] == "true"
     assert (again.status_code, again.content) == (first.status_code, first.content)
     assert again.headers["x-invocation-id"] == invocation_id
-    assert len(door.runs) == 3, "the handler was given one call twice"
+    assert door.runs == 3, "the handler was given one call twice"
     record = await door.harness.journal.get(door.entry.function.id, invocation_id)
     assert record is not None
     assert record.ended_at is not None, "it has an end, whatever went wrong"
@@ -150,24 +144,19 @@ async def test_earlier_failures_run_again(door: KeyedApp) -> None:
     with away(door.harness.journal, "opened"):
         first = await door.call()
         assert (first.status_code, "x-invocation-id" in first.headers) == (503, False)
-    assert door.runs == []
+    assert door.runs == 0
     again = await door.call()
     assert (again.status_code, "idempotency-replayed" in again.headers) == (200, False)
-    assert len(door.runs) == 1
+    assert door.runs == 1
 
 
 @promise("A15")
 async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not_kept(
-    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp,
 ) -> None:
     await door.harness.lifecycle.pause(door.entry)
     await door.harness.lifecycle.deploy(door.entry)
-    with monkeypatch.context() as patch:
-
-        async def none(*_: object) -> Any:
-            raise fake.SandboxFailed("there is no room for another sandbox")  # type: ignore[attr-defined]
-
-        patch.setattr(door.harness.sandboxes, "create", none)
+    with no_room(door.harness.sandboxes):
         for name in list(door.harness.sandboxes.alive):
             door.harness.sandboxes.alive[name].end_by_itself()
         ids = {invocation_of(await door.call(), "RUNTIME_UNAVAILABLE") for _ in range(2)}
@@ -228,7 +217,7 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
     assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
     assert again.json()["invocation_id"] == again.headers["x-invocation-id"] == invocation_id
     assert again.json()["stdout"] == "hello\n"
-    assert len(door.runs) == 1
+    assert door.runs == 1
     other = await door.call(body={"payload": "other"})
     assert other.status_code == 422
 
@@ -244,7 +233,7 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(door: KeyedApp)
     for key in ("k", "another"):
         answer = await door.call({"Idempotency-Key": key})
         assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
-    assert len(door.runs) == 2
+    assert door.runs == 2
 
 
 async def test_an_end_of_a_server_tells_the_store_what_is_left(door: KeyedApp) -> None:
@@ -273,7 +262,7 @@ async def test_what_waits_for_the_store_is_bounded(
     assert [one.headers["x-invocation-id"] for one in again] == ids
     assert [one.status_code for one in again] == [200, 503, 503, 503]
     assert [one.content for one in again][1:] == [LOST] * 3
-    assert len(door.runs) == 4
+    assert door.runs == 4
 
 
 @promise("D6")
@@ -298,8 +287,7 @@ async def test_a_record_is_stored_before_the_response_that_repetitions_get(
 async def test_cancelled_calls_stay_so(door: KeyedApp, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = asyncio.Event()
 
-    async def hangs(_: fake.FakeSandbox, call: Call) -> CallResult:
-        door.runs.append(call.payload)
+    async def hangs(*_: object) -> CallResult:
         begun.set()
         await asyncio.sleep(3600)
         return CallResult(kind=ExitKind.EXITED)
@@ -316,13 +304,13 @@ async def test_cancelled_calls_stay_so(door: KeyedApp, monkeypatch: pytest.Monke
     again = await door.call()
     assert (again.status_code, again.content) == (503, LOST)
     assert again.headers["idempotency-replayed"] == "true"
-    assert len(door.runs) == 1
+    assert door.runs == 1
 
 
 async def test_of_many_with_one_key_one_runs_and_no_answer_is_lost(door: KeyedApp) -> None:
     answers = await asyncio.gather(*(door.call() for _ in range(20)))
     assert {one.status_code for one in answers} <= {200, 409}
-    assert len(door.runs) == 1
+    assert door.runs == 1
     assert (await door.call()).status_code == 200
 
 

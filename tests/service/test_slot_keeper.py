@@ -101,6 +101,10 @@ class OneNode:
             await ends.wait()
             return await lease.call(call)
 
+    def prepared(self, function: Function) -> contextlib.AbstractAsyncContextManager[Any]:
+        """A block in which an instance of another version is ready."""
+        return self.pools.prepared(function.id, a_version(function, 2), limits(), 1)
+
     async def cut_off(self, seconds: float) -> None:
         """So long the store has taken no sign of life of it."""
         self.boottime = self.renewed + seconds
@@ -360,9 +364,7 @@ async def test_a_deleted_function_s_slots_go_with_it(nodes: TwoNodes) -> None:
 
 
 async def test_a_version_is_prepared_in_a_pool_that_held_nothing(nodes: TwoNodes) -> None:
-    async with nodes.first.pools.prepared(
-        nodes.function.id, a_version(nodes.function, 2), limits(), 1
-    ) as preparation:
+    async with nodes.first.prepared(nodes.function) as preparation:
         assert len(nodes.first.fakes.alive) == 1
         assert await nodes.held() == {"one": 1}
         preparation.promote()
@@ -371,29 +373,21 @@ async def test_a_version_is_prepared_in_a_pool_that_held_nothing(nodes: TwoNodes
 
 async def test_a_version_is_prepared_while_idle_instances_are_elsewhere(nodes: TwoNodes) -> None:
     await two_idle(nodes.function, nodes.second)
-    async with (
-        asyncio.timeout(scaled(4)),
-        nodes.first.pools.prepared(nodes.function.id, a_version(nodes.function, 2), limits(), 1),
-    ):
+    async with asyncio.timeout(scaled(4)), nodes.first.prepared(nodes.function):
         assert await nodes.held() == {"one": 1, "two": 1}
 
 
 async def test_a_preparation_waits_where_every_instance_is_busy(nodes: TwoNodes) -> None:
-    new = a_version(nodes.function, 2)
     async with busy(nodes.function, nodes.second, nodes.second):
         with pytest.raises(TimeoutError):
-            async with (
-                asyncio.timeout(0.2),
-                nodes.first.pools.prepared(nodes.function.id, new, limits(), 1),
-            ):
+            async with asyncio.timeout(0.2), nodes.first.prepared(nodes.function):
                 raise AssertionError("it had no place")
     assert (await nodes.first.call(nodes.function)).stdout == b"hello\n"
 
 
 async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: TwoNodes) -> None:
     async def prepare() -> None:
-        new = a_version(nodes.function, 2)
-        async with nodes.first.pools.prepared(nodes.function.id, new, limits(), 1):
+        async with nodes.first.prepared(nodes.function):
             raise AssertionError("it had no place")
 
     async with busy(nodes.function, nodes.second, nodes.second):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from msgspec.structs import replace
@@ -14,6 +15,8 @@ from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
+from quiltfn.model.version import VersionSpec
+from quiltfn.ports import SandboxFailed
 from service.platform_harness import Harness, end_one, open_harness, until
 
 
@@ -110,14 +113,13 @@ async def test_after_a_bad_end_a_call_says_replaced(server: Harness, handler: st
 async def test_a_call_whose_sandbox_failed_says_how_long_it_waited(server: Harness) -> None:
     entry = await server.active("sleep 60")
     await server.running(entry)
-    real = server.sandboxes.create
 
-    async def create(spec):
+    def create(_: VersionSpec) -> None:
         server.clock.time += 0.5
-        return await real(type(spec)(handler="fail-to-start"))
+        raise SandboxFailed("there is no room for another sandbox")
 
-    server.sandboxes.create = create  # type: ignore[method-assign]
-    with pytest.raises(RuntimeUnavailable, match="no room") as error:
+    creating = patch.object(server.sandboxes, "create", side_effect=create)
+    with creating, pytest.raises(RuntimeUnavailable, match="no room") as error:
         await server.invoke(entry)
     records = {one.invocation_id: one for one in await server.records(entry)}
     failed = records[error.value.invocation_id or ""]

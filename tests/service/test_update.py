@@ -12,7 +12,6 @@ from quiltfn.api import shapes
 from quiltfn.functions import lifecycle
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import (
-    Conflict,
     NotFound,
     RuntimeUnavailable,
     ShuttingDown,
@@ -172,16 +171,6 @@ async def test_an_equal_spec_reuses_the_instances_under_the_new_number(server: H
     assert entry.function.current_version == 2
     await server.invoke(entry)
     assert len(server.sandboxes.created) == 1
-
-
-async def test_a_new_name_is_used_and_the_old_one_is_free(server: Harness) -> None:
-    entry = await server.create(name="old")
-    entry = await server.lifecycle.update(entry, {"name": "new"})
-    assert server.catalog.by_name(TENANT, "new") is entry
-    other = await server.create(name="old")
-    with pytest.raises(Conflict):
-        other = await server.lifecycle.update(other, {"name": "new"})
-    assert server.catalog.by_name(TENANT, "old") is other
 
 
 @promise("P4")

@@ -345,6 +345,13 @@ async def test_no_header_takes_the_place_of_a_variable(web: Web) -> None:
         assert (await web("GET", f"/fn/{name}", headers={header: "evil"})).text == text
 
 
+async def test_a_path_that_climbs_is_refused(web: Web) -> None:
+    await web.url(await web.function("echo $PATH_INFO"), **OPEN)
+    for path in ("%2e%2e/x", "a/%2e%2e/%2e%2e/x", "..%2fx", "a%2fb", "%00"):
+        await web.ask(400, "GET", f"/fn/f/{path}")
+    assert (await web("GET", "/fn/f/a%20b/c")).text == "/a b/c\n"
+
+
 async def test_preflights_are_answered_without_the_function(web: Web) -> None:
     key = await web.key("default")
     await web.url(await web.function(), key, cors=CORS)
@@ -434,7 +441,7 @@ FAILURES = [
     ("exit 3", 502, "HANDLER_FAILED", "exited with code 3"),
     ("zz-4711", 502, "HANDLER_FAILED", "exited with code 127"),  # its log has that name
     ("oom", 502, "HANDLER_FAILED", "memory"),
-    ("sleep 30", 504, "HANDLER_TIMEOUT", "deadline"),
+    ("sleep 30", 504, "HANDLER_TIMEOUT", "timed out"),
     ("die", 503, "RUNTIME_UNAVAILABLE", "sandbox"),
 ]
 

@@ -213,15 +213,6 @@ async def test_a_policy_is_set_as_a_whole_and_taken_back(web: Web) -> None:
     assert await web.good("GET", policy) == DEFAULT
 
 
-async def test_the_policies_of_a_deleted_function_are_gone(web: Web) -> None:
-    function = await web.function()
-    await web.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
-    await web.good("DELETE", function)
-    await web.ask(404, "GET", f"{function}/async-policy")
-    await web.ask(404, "PUT", f"{function}/async-policy", {})
-    assert not web.harness.services.work.policies._rows
-
-
 # Cancelling ----------------------------------------------------------------------------------
 
 
@@ -461,18 +452,6 @@ async def test_redrives_hold_few_inputs(web: Web, monkeypatch: pytest.MonkeyPatc
     assert done["redriven"] == 6
     for (_, again), _ in redrive.call_args_list:
         assert sum(work.input.size_bytes for _, work in again) < 1500 + 1100
-
-
-async def test_accepted_work_that_runs_is_cancelled_and_not_tried_again(web: Web) -> None:
-    function = await web.function("sleep 1000")
-    policy = {"max_attempts": 5, "backoff_seconds": AT_ONCE}
-    await web.good("PUT", f"{function}/async-policy", policy)
-    call = await web.submit(function)
-    await until(lambda: web.harness.sandboxes.calls)
-    assert (await web.good("POST", f"{call}/cancel"))["status"] == "cancelled"
-    await web.ask(409, "POST", f"{call}/cancel")
-    queue = await web.good("GET", f"{function}/queue")
-    assert (queue["queued"], queue["running"], queue["dead_letters"]) == (0, 0, 0)
 
 
 @promise("W6")

@@ -1,6 +1,7 @@
 """Nodes fetch images from each other, whatever happens to other nodes, the disk, or the image."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import tracemalloc
@@ -20,7 +21,7 @@ from quiltfn.images import jobs
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Contents
 from quiltfn.ports.peers import PIECE_BYTES, Asker
-from service.peers.image_nodes import MIB, PATIENCE_S, ImageFleet, image_fleet
+from service.peers.image_nodes import MIB, PATIENCE_S, ImageFleet, Node, image_fleet
 from service.platform_harness import until
 from timeouts import scaled
 from unit.sample_archives import file, in_pieces, link, packed
@@ -387,37 +388,44 @@ async def test_an_upload_that_is_repeated_asks_who_has_it_first(fleet: ImageFlee
     assert len(fleet.having(digest)) == 2
 
 
-@promise("N42")
-@pytest.mark.parametrize("state", ["draining", "removed"])
-async def test_a_copy_on_a_node_that_goes_is_made_anew(fleet: ImageFleet, state: str) -> None:
-    digest = (await fleet["one"].upload(an_archive())).digest
-    (other,) = set(fleet.having(digest)) - {"one"}
-    (third,) = {"two", "three"} - {other}
-    running = [asyncio.ensure_future(node.fleet.run()) for node in fleet.nodes.values()]
+@contextlib.asynccontextmanager
+async def looking(*nodes: Node) -> AsyncIterator[None]:
+    """These nodes look after the copies of their images."""
+    running = [asyncio.ensure_future(node.fleet.run()) for node in nodes]
     try:
-        fleet.change(other, state)
-        await until(lambda: fleet[third].has(digest))
+        yield
     finally:
         for task in running:
             task.cancel()
         await asyncio.wait(running)
 
 
-@promise("N42")
-async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFleet) -> None:
+async def copied(fleet: ImageFleet) -> tuple[str, str, str]:
+    """An image that node one got, the node with its copy, and the one without."""
     digest = (await fleet["one"].upload(an_archive())).digest
     (other,) = set(fleet.having(digest)) - {"one"}
     (third,) = {"two", "three"} - {other}
+    return digest, other, third
+
+
+@promise("N42")
+@pytest.mark.parametrize("state", ["draining", "removed"])
+async def test_a_copy_on_a_node_that_goes_is_made_anew(fleet: ImageFleet, state: str) -> None:
+    digest, other, third = await copied(fleet)
+    async with looking(*fleet.nodes.values()):
+        fleet.change(other, state)
+        await until(lambda: fleet[third].has(digest))
+
+
+@promise("N42")
+async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFleet) -> None:
+    digest, other, third = await copied(fleet)
     fleet.change(other, presence="gone")
-    running = asyncio.ensure_future(fleet["one"].fleet.run())
-    try:
+    async with looking(fleet["one"]):
         await asyncio.sleep(0.2)
         assert not fleet[third].has(digest)
         fleet.clock.time += PATIENCE_S
         await until(lambda: fleet[third].has(digest))
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 @promise("N43")
@@ -428,10 +436,8 @@ async def test_an_image_that_no_tenant_has_is_given_to_nobody(fleet: ImageFleet)
     fleet.store.rows.clear()
     for node in fleet.nodes.values():
         await node.tenant_images.follow_changes(None)
-    running = asyncio.ensure_future(first.fleet.run())
-    await asyncio.sleep(0.2)
-    running.cancel()
-    await asyncio.wait([running])
+    async with looking(first):
+        await asyncio.sleep(0.2)
     assert fleet.having(digest) == ["one"]
 
 

@@ -301,6 +301,13 @@ async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
 # Ends ----------------------------------------------------------------------------------------
 
 
+async def asked(pair: Pair, **fields: Any) -> "asyncio.Task[tuple[int, bytes]]":
+    """A request that the node has got, and has not answered."""
+    call = asyncio.create_task(pair.ask(**fields))
+    await until(lambda: pair.server.connections.tasks)
+    return call
+
+
 async def never(_: Request, __: Asker) -> Response:
     await asyncio.Event().wait()
     raise AssertionError
@@ -309,8 +316,7 @@ async def never(_: Request, __: Asker) -> Response:
 @promise("N6")
 async def test_a_connection_that_ends_fails_its_request_at_once(pair: Pair) -> None:
     pair.handler = never
-    call = asyncio.ensure_future(pair.ask())
-    await until(lambda: pair.server.connections.tasks)
+    call = await asked(pair)
     began = time.monotonic()
     pair.server.connections.cut_all()
     with pytest.raises(PeerGone, match="connection to node two has ended"):
@@ -323,8 +329,7 @@ async def test_a_node_that_did_not_get_all_of_a_body_has_not_begun_with_it(pair:
     call.
     """
     pair.handler = never
-    call = asyncio.ensure_future(pair.ask(body=b"x" * (64 * MIB)))
-    await until(lambda: pair.server.connections.tasks)
+    call = await asked(pair, body=b"x" * (64 * MIB))
     await asyncio.sleep(0.2)
     pair.server.connections.cut_all()
     with pytest.raises(PeerUnreachable, match="connection to node two has ended"):
@@ -474,8 +479,7 @@ async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None
 async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pair) -> None:
     """A stopping node accepts no new connections, and pings need one."""
     release = waits_to_answer(pair)
-    call = asyncio.ensure_future(pair.ask())
-    await until(lambda: pair.server.connections.tasks)
+    call = await asked(pair)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         pair.of_one.addresses["two"] = f"127.0.0.1:{closed.getsockname()[1]}"
     await asyncio.sleep(3.5)
@@ -485,8 +489,7 @@ async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pai
 
 async def test_a_node_without_a_descriptor_for_pings_takes_nobody_for_dead(pair: Pair) -> None:
     release = waits_to_answer(pair)
-    call = asyncio.ensure_future(pair.ask())
-    await until(lambda: pair.server.connections.tasks)
+    call = await asked(pair)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
     try:
@@ -617,8 +620,7 @@ async def test_a_node_that_is_not_there_is_told_with_its_address(pair: Pair) -> 
 
 async def test_a_node_that_ends_fails_what_it_asked(pair: Pair) -> None:
     pair.handler = never
-    call = asyncio.ensure_future(pair.ask())
-    await until(lambda: pair.server.connections.tasks)
+    call = await asked(pair)
     await pair.peers.aclose()
     with pytest.raises(PeerGone, match="this node is ending"):
         await call
