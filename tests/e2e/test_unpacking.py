@@ -96,7 +96,7 @@ def test_unpackers_end_first(server: Server, flood: bytes, end: Callable[[Server
 
 def test_an_upload_ends_with_its_sender(shared: Server, flood: bytes) -> None:
     """The worker is suspended while it works, so that only a signal can end it."""
-    where, patience = f"{shared.url}/api/runtimes/images", httpx.Timeout(scaled(3))
+    where, patience = f"{shared.url}/api/runtimes/images", httpx.Timeout(scaled(1))
     upload = shared.later(
         httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
     )
@@ -127,7 +127,7 @@ def test_the_list_of_packages_ends_with_its_caller(shared: Server) -> None:
                 with pytest.raises(httpx.TimeoutException):
                     client.get(path)
         until(lambda: not workers(shared))
-        listing = shared.later(httpx.get, shared.url + path, timeout=scaled(3), trust_env=False)
+        listing = shared.later(httpx.get, shared.url + path, timeout=scaled(1), trust_env=False)
         pid = until(lambda: next(iter(workers(shared)), None))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
