@@ -41,6 +41,16 @@ async def cancelled(server: Harness, entry: Entry, invocation_id: str) -> Invoca
     return record
 
 
+async def test_a_running_call_ends_cancelled_without_its_instance(server: Harness) -> None:
+    entry, running, invocation_id = await running_call(server)
+    record = await cancelled(server, entry, invocation_id)
+    assert (record.status, record.error_message) == (Status.CANCELLED, "the call was cancelled")
+    assert (await running, await server.records(entry)) == (record, [record])
+    assert server.invoker.running == 0
+    await until(lambda: not server.counts(entry))
+    assert server.sandboxes.destroyed == server.sandboxes.created
+
+
 @promise("W6")
 async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server: Harness, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +151,38 @@ async def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on(server: 
     }
 
 
+async def test_a_call_in_line_leaves_it_and_the_next_is_served(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    calls = [await server.running(entry) for _ in range(3)]
+    _, ann, _ = ids(server)
+    assert server.pools.waiting() == 2
+    record = await cancelled(server, entry, ann)
+    assert (record.status, record.started_at) == (Status.CANCELLED, None)
+    assert record.timeline is not None
+    assert await calls[1] == record
+    assert server.pools.waiting() == 1
+    (sandbox,) = server.sandboxes.alive.values()
+    sandbox._finish(CallResult(kind=ExitKind.EXITED))
+    sandbox._cleaned()
+    await calls[0]
+    await until(lambda: server.pools.waiting() == 0)
+
+
+async def test_a_call_waiting_for_its_instance_leaves_it_to_the_next(server: Harness) -> None:
+    entry = await server.active("echo hello", max_instances=1, min_instances=0)
+    server.pass_time(1000)
+    await until(lambda: not server.sandboxes.alive)
+    server.sandboxes.may_start.clear()
+    call = await server.running(entry)
+    (invocation_id,) = ids(server)
+    record = await cancelled(server, entry, invocation_id)
+    assert record.status is Status.CANCELLED
+    assert await call == record
+    server.sandboxes.may_start.set()
+    assert (await server.invoke(entry)).status is Status.SUCCESS
+    assert len(server.sandboxes.alive) == 1
+
+
 async def test_a_caller_gone_at_the_cancellation_loses_no_instance(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     calls = [await server.running(entry) for _ in range(2)]
@@ -186,6 +228,20 @@ async def test_a_canceller_who_is_gone_takes_nothing_from_another(server: Harnes
     record = await stays
     assert record is not None
     assert record.status is Status.CANCELLED
+
+
+async def test_what_does_not_run_cannot_be_cancelled(server: Harness) -> None:
+    entry, other = await server.active("sleep 60"), await server.active(name="g")
+    ended = await server.invoke(other)
+    await server.running(entry)
+    (invocation_id,) = ids(server)
+    for function, which in (
+        (other, invocation_id),
+        (other, ended.invocation_id),
+        (entry, "0" * 32),
+    ):
+        assert await cancel(server, function, which) is None
+    assert ids(server) == [invocation_id]
 
 
 async def test_a_drain_ends_with_the_last_call_that_is_cancelled(server: Harness) -> None:

@@ -161,6 +161,16 @@ async def test_pause_and_resume_at_once_while_deploying_ends_active(server: Harn
     assert (entry.function.state, entry.function.error_message) == (FunctionState.ACTIVE, None)
 
 
+async def test_pause_and_resume_of_what_never_ran_are_conflicts(server: Harness) -> None:
+    pending = await server.create()
+    broken = await server.lifecycle.deploy(await server.create("fail-to-start", name="broken"))
+    for entry in (pending, broken):
+        with pytest.raises(Conflict):
+            await server.lifecycle.pause(entry)
+        with pytest.raises(Conflict):
+            await server.lifecycle.resume(entry)
+
+
 # Delete --------------------------------------------------------------------------------------
 
 

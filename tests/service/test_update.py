@@ -12,6 +12,7 @@ from quiltfn.api import shapes
 from quiltfn.functions import lifecycle
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import (
+    Conflict,
     NotFound,
     RuntimeUnavailable,
     ShuttingDown,
@@ -171,6 +172,36 @@ async def test_an_equal_spec_reuses_the_instances_under_the_new_number(server: H
     assert entry.function.current_version == 2
     await server.invoke(entry)
     assert len(server.sandboxes.created) == 1
+
+
+async def test_a_function_that_is_not_active_is_only_repointed(server: Harness) -> None:
+    entry = await server.create("echo old")
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
+    assert (entry.function.state, entry.function.current_version) == (FunctionState.PENDING, 2)
+    assert server.sandboxes.created == []
+
+
+async def test_rollback_points_back_without_a_new_version(server: Harness) -> None:
+    entry = await server.active("echo old")
+    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
+    entry = await server.lifecycle.rollback(entry, 1)
+    assert (await server.invoke(entry)).stdout == b"old\n"
+    assert await numbers(server, entry) == [2, 1]
+    # The next version is not numbered 2 again.
+    entry = await server.lifecycle.update(entry, {"handler": "echo newer"})
+    assert entry.function.current_version == 3
+    with pytest.raises(NotFound):
+        entry = await server.lifecycle.rollback(entry, 4)
+
+
+async def test_a_new_name_is_used_and_the_old_one_is_free(server: Harness) -> None:
+    entry = await server.create(name="old")
+    entry = await server.lifecycle.update(entry, {"name": "new"})
+    assert server.catalog.by_name(TENANT, "new") is entry
+    other = await server.create(name="old")
+    with pytest.raises(Conflict):
+        other = await server.lifecycle.update(other, {"name": "new"})
+    assert server.catalog.by_name(TENANT, "old") is other
 
 
 @promise("P4")
