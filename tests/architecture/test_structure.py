@@ -422,7 +422,7 @@ def test_the_import_rule_can_fail(tmp_path: Path) -> None:
     assert rooms_known(bad) - MAY_KNOW["model"] == {"store", "api"}
 
 
-GUEST_LINES_MAX = 2560
+GUEST_LINES_MAX = 2600
 
 
 def lines_of_code(text: str) -> int:

@@ -519,6 +519,7 @@ static void begin_again(void)
     special.argv[0] = special.env[0] = NULL;
     special.env_count = 0;
     in.start = in.end = in.most = 0;
+    in.patience = 0;
     out.used = out.open = 0;
     out.stream = 0;
     shell_library = NULL;

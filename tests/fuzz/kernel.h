@@ -90,6 +90,8 @@ static struct {
     } processes[PROCESS_MAX];
     pid_t newest, handler;
     bool child_signal, host_gone, tmp_dirty;
+    bool silent;     // The host sends nothing for as long as the guest waits.
+    time_t patience; // How long that is, in seconds; 0: without an end.
     bool shown;   // The guest has read all that /proc shows.
     bool treated; // A call has set another limit for the runner.
     uint8_t stirred; // A call's signal to the runner: none, a pending one, one that stops it, one it acts on.
@@ -607,6 +609,7 @@ static bool next_event(void)
         case 23: world.stirred++; break;
         case 24: set_signals(next_byte()); break;
         case 25: put_text_line("result stdout\n"); break;
+        case 27: world.silent = true; break;
         case 26: world.flooded = next_byte(), world.flood_left = FLOOD; break;
         default: break;
         }
@@ -636,7 +639,9 @@ static ssize_t fake_recv(int fd, void *to, size_t n, int flags)
 {
     check_room(to, n);
     if (fd == HOST_FD) {
-        while ((flags & MSG_DONTWAIT) == 0 && host.start == host.end && !world.host_gone)
+        world.silent = false;
+        while ((flags & MSG_DONTWAIT) == 0 && host.start == host.end && !world.host_gone &&
+               !(world.silent && world.patience > 0))
             world.host_gone = !next_event();
         if (host.start == host.end)
             return world.host_gone ? 0 : fails(EAGAIN);

@@ -112,6 +112,8 @@ GUEST_MISTAKES = [
     ("shell", "shell.c", "    if (failed)\n", "    if (failed < 0)\n"),
     ("shell", "shell.c", "            close(fds[i]);", "            (void)fds[i];"),
     ("session", "zygote.h", "BLOCK_MAX = 60 * 1024", "BLOCK_MAX = 61 * 1024"),
+    ("session", "prefork.c", "        zygote_end();\n", ""),
+    ("session", "prefork.c", "    prefork_drop();\n    if (!waits)", "    if (!waits)"),
     ("session", "zygote.c", "!read_at_start(special.env)", "true"),
     ("session", "guest.c", "zygote_process() != 0 ||", ""),
     ("session", "guest.c", "    if (!special.shell)\n        zygote_abandon();\n", ""),

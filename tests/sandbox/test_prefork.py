@@ -188,6 +188,22 @@ def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: BareGu
         both = then
 
 
+@pytest.mark.parametrize(
+    ("options", "zygotes"), [((FORKED,), 1), ((), 0)], ids=["forked", "script"]
+)
+def test_an_idle_sandbox_keeps_no_shell_ready(
+    shipped: Path, options: tuple[str, ...], zygotes: int
+) -> None:
+    """A waiting fork and the zygote would be half of its memory. The zygote ends after a minute."""
+    with BareGuest(shipped, *options) as bare_guest:
+        shell(bare_guest, "echo $PPID")
+        for _ in range(2):
+            shells(bare_guest, zygotes + 1)
+            idle = shells(bare_guest, zygotes)
+            assert bare_guest.call().stdout == b"1\n"
+            assert idle < shells(bare_guest, zygotes + 1)
+
+
 SHOWS_ITSELF = [
     "tr '\\0' '|' </proc/$$/cmdline",
     "grep -E '^(Name|Umask|PPid|Uid|Gid|Groups|NoNewPrivs|Seccomp.*|Threads):' /proc/$$/status",

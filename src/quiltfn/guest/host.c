@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 struct out out;
@@ -18,6 +19,7 @@ struct out out;
 static struct {
     unsigned char bytes[CHUNK_MAX];
     size_t start, end, most; // most: the highest end since the buffer was last overwritten.
+    time_t patience;
 } in;
 
 // Ends the sandbox when the host closes the connection. Kills the sandbox's processes before the
@@ -29,19 +31,38 @@ static void end_for_host(bool is_gone)
     _exit(is_gone ? GONE : BROKEN);
 }
 
+// Waits for the host. Returns false if it has sent nothing within the time set by in_patience.
+bool in_comes(void)
+{
+    ssize_t n;
+    if (in.start != in.end)
+        return true;
+    while ((n = recv(CONTROL, in.bytes, sizeof in.bytes, 0)) < 0 && errno == EINTR) {
+    }
+    if (n < 0 && errno == EAGAIN)
+        return false;
+    // ECONNRESET is an end as well: the host closed the socket before it read all frames.
+    if (n <= 0)
+        end_for_host(n == 0 || errno == ECONNRESET);
+    in.start = 0;
+    in.end = (size_t)n;
+    if (in.end > in.most)
+        in.most = in.end;
+    return true;
+}
+
+// Sets how long in_comes waits, in seconds; 0: without an end.
+void in_patience(time_t seconds)
+{
+    struct timeval patience = {seconds, 0};
+    if (seconds != in.patience &&
+        setsockopt(CONTROL, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0)
+        in.patience = seconds;
+}
+
 size_t in_some(unsigned char **at, size_t most)
 {
-    if (in.start == in.end) {
-        ssize_t n;
-        while ((n = recv(CONTROL, in.bytes, sizeof in.bytes, 0)) < 0 && errno == EINTR) {
-        }
-        // ECONNRESET is an end as well: the host closed the socket before it read all frames.
-        if (n <= 0)
-            end_for_host(n == 0 || errno == ECONNRESET);
-        in.start = 0;
-        in.end = (size_t)n;
-        if (in.end > in.most)
-            in.most = in.end;
+    while (!in_comes()) {
     }
     size_t n = in.end - in.start < most ? in.end - in.start : most;
     *at = in.bytes + in.start;

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "protocol.h"
 
@@ -21,6 +22,8 @@ extern struct out {
 } out;
 
 // Points `at` to up to `most` received bytes; waits for the first. Returns their number.
+bool in_comes(void);
+void in_patience(time_t seconds);
 size_t in_some(unsigned char **at, size_t most);
 void in_exactly(unsigned char *to, size_t length);
 // Whether bytes that were read from the socket are not used yet.

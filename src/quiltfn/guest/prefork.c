@@ -14,6 +14,7 @@
 
 #include "prefork.h"
 #include "descriptors.h"
+#include "host.h"
 #include "privileges.h"
 #include "start.h"
 #include "zygote.h"
@@ -26,6 +27,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { FORK_RESTS_S = 2, ZYGOTE_RESTS_S = 60 }; // Without an invocation.
 enum { SCRIPT_FD = 9, SCRIPT_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
 
 static struct {
@@ -99,6 +101,20 @@ void prefork_start(void)
     close_all(fds);
     if (prefork.pid == 0 && !prefork.forked)
         prefork_drop();
+    in_patience(FORK_RESTS_S);
+}
+
+// Called after each time set by in_patience without a frame. Ends first the waiting shell, then the
+// zygote, which together have half of an idle sandbox's memory. The next invocation starts them.
+void prefork_rest(void)
+{
+    bool waits = prefork.pid != 0 || prefork.forked;
+    if (prefork.forked)
+        prefork.pid = zygote_told();
+    prefork_drop();
+    if (!waits)
+        zygote_end();
+    in_patience(waits ? ZYGOTE_RESTS_S - FORK_RESTS_S : 0);
 }
 
 // Writes the invocation's variables as lines of shell. Returns their length; 0 if they are too
@@ -136,6 +152,8 @@ static size_t prefork_write_script(const struct call *call)
 // the invocation has to start a shell itself.
 pid_t prefork_take(const struct call *call, struct stream streams[2])
 {
+    if (prefork.pid == 0 && !prefork.forked)
+        prefork_start();
     if (prefork.forked)
         prefork.pid = zygote_told();
     // A script cannot replace all variables: IFS has an effect there but not in the environment,

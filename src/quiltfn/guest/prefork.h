@@ -10,4 +10,5 @@
 #include "streams.h"
 
 void prefork_start(void);
+void prefork_rest(void);
 pid_t prefork_take(const struct call *call, struct stream streams[2]);

@@ -62,7 +62,7 @@ void zygote_gone(void)
     zygote.told = false;
 }
 
-static void zygote_end(void)
+void zygote_end(void)
 {
     if (zygote.pid > 0) {
         kill(zygote.pid, SIGKILL);

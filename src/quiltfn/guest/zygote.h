@@ -17,6 +17,7 @@ extern unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
 pid_t zygote_process(void); // 0: no zygote.
 void zygote_gone(void);
+void zygote_end(void);     // Until the next fork is asked for.
 void zygote_prepare(void); // Starts it before the version is known.
 void zygote_abandon(void); // Ends it, and leaves this version without one.
 bool zygote_ask(const int fds[3], int variables);
