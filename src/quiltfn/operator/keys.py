@@ -117,14 +117,20 @@ async def run(given: argparse.Namespace, chosen: Settings, secret: str | None) -
 async def perform(
     given: argparse.Namespace, keys: "SqlKeys", audit: "SqlAudit", clock: SystemClock
 ) -> None:
-    from quiltfn.tenants.access import make_key, revoke_key  # noqa: PLC0415
+    import asyncio  # noqa: PLC0415
+
+    from quiltfn.tenants.access import LOOK_EVERY_S, make_key, revoke_key  # noqa: PLC0415
+
+    async def finish(key: Key, action: str, status: int) -> None:
+        await audit.append(entry(key, action, status, clock))
+        await asyncio.sleep(LOOK_EVERY_S)  # a running server has noticed the change by then
 
     as_json = given.output == "json"
     if given.verb == "create":
         scope = Scope(given.scope) if given.scope else None
         expires = seconds(given.expires) if given.expires else None
         key, text = await make_key(keys, clock, given.tenant, scope, expires, given.label)
-        await audit.append(entry(key, "key.create", CREATED, clock))
+        await finish(key, "key.create", CREATED)
         if as_json:
             print(json.dumps(fields_of(key) | {"key": text}))
         else:
@@ -138,7 +144,7 @@ async def perform(
             print("\n".join(line(key) for key in found) or "no keys")
     else:
         key = await revoke_key(keys, clock, given.id)
-        await audit.append(entry(key, "key.revoke", DONE, clock))
+        await finish(key, "key.revoke", DONE)
         print(json.dumps(fields_of(key)) if as_json else f"revoked {key.id}")
 
 

@@ -42,7 +42,9 @@ REFRESH_S = 0.5
 # Minimum seconds between queries because of unknown keys; each key causes one query.
 ASK_EVERY_S = 0.05
 ASKED_MAX = 10_000
-LOOK_EVERY_S = 0.001
+# How often this server looks for changes of keys by a command, which waits as long before it
+# reports success.
+LOOK_EVERY_S = 0.05
 FAILURES_MAX = 20
 FAILURES_WINDOW_S = 60.0
 ADDRESSES_MAX = 10_000
@@ -102,11 +104,7 @@ class Access:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether another process has changed keys since the last `refresh`.
-
-        It checks a file at most once a millisecond: a command that changes keys takes longer before
-        it reports success.
-        """
+        """Whether another process has changed keys since the last `refresh`, as far as known."""
         now = self._clock.now()
         if now - self._looked_at < LOOK_EVERY_S:
             return False
