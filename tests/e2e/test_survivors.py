@@ -202,8 +202,8 @@ def handler(event):
 def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, number: int) -> None:
     function = deploy(shared, "python", "crun", ENDING, max_instances=1)
     # A stopped runner is noticed only after most of a second.
-    rounds = 1 if number == signal.SIGSTOP else 3
-    for microseconds in [*range(0, 160, 4)] * rounds:
+    step, rounds = (8, 1) if number == signal.SIGSTOP else (4, 3)
+    for microseconds in [*range(0, 160, step)] * rounds:
         function.try_invoke(json.dumps([number, microseconds]))
         record = function.invoke()
         assert (record["status"], record["stdout"]) == ("success", "fine"), record

@@ -159,6 +159,8 @@ def _runtime_unavailable(scene: Scene) -> httpx.Response:
 def _shutting_down(scene: Scene) -> httpx.Response:
     path = f"{of(scene.active)}/invoke"
     call = scene.later(lambda: scene.api("POST", path, {}))
+    # The process of an earlier invocation may still be there for a moment.
+    until(lambda: scene.api.pool(scene.active)["busy_count"] == 1)
     until(lambda: scene.server.named("sleep"))
     scene.server.terminate()
     answer = until(
