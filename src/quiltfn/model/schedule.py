@@ -152,8 +152,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
             step = self.every_seconds * 1000
             tick = self.anchor_ms + max(0, (after_ms - self.anchor_ms) // step + 1) * step
             while True:
-                if tick > after_ms:
-                    yield tick
+                yield tick
                 tick += step
         yield from _cron_ticks(str(self.cron), zone_of(self.timezone), after_ms)
 
