@@ -19,7 +19,7 @@ from service.routes import Web
 
 # These tests run on uvloop, as servers do: its TLS implementation differs from asyncio's.
 ON_UVLOOP = {"test_tls_responses.py", "peers"}
-# The dialect is part of the cache key, so the engines must share it as well.
+# Compiled statements are cached per dialect, so the engines must share one dialect.
 MODEL = create_engine("sqlite://")
 COMPILED: dict[Any, Any] = {}
 
@@ -56,5 +56,5 @@ async def server(tmp_path: Path) -> AsyncIterator[Harness]:
 
 @pytest.fixture
 def web(server: Harness) -> Web:
-    """A client of that server."""
+    """A client of the API of `server`."""
     return Web(server)

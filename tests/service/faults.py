@@ -45,7 +45,7 @@ def away(owner: Any, name: str) -> contextlib.AbstractContextManager[AsyncMock]:
 
 
 def no_room(sandboxes: Any) -> contextlib.AbstractContextManager[AsyncMock]:
-    """No sandbox can be created."""
+    """Makes every attempt to create a sandbox fail for lack of room."""
     error = SandboxFailed("there is no room for another sandbox")
     return patch.object(sandboxes, "create", side_effect=error)
 
@@ -62,7 +62,7 @@ def failing(
 @contextlib.contextmanager
 def silent(owner: Any, name: str, *, is_made: bool, times: int = 1) -> Iterator[AsyncMock]:
     """Makes the first calls of a store's method fail with an unknown outcome. `is_made`: whether
-    they have an effect.
+    these calls change the data.
     """
     method = getattr(owner, name)
 

@@ -65,7 +65,7 @@ class Collector:
         assert self.faults == []
 
     def named(self, name: str, count: int = 1, within_s: float = 10.0) -> list[Span]:
-        """The spans of that name, once there are `count`."""
+        """The spans with this name, once `count` of them have arrived."""
         self.wait(lambda: len([one for one in self.spans if one.name == name]) >= count, within_s)
         return [one for one in self.spans if one.name == name]
 

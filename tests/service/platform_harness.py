@@ -77,7 +77,7 @@ class Harness:
         return entry
 
     def now(self, entry: Entry) -> Entry:
-        """The function in its present state; each change creates a new entry."""
+        """The function's present entry; each change creates a new one."""
         return self.catalog.by_id(TENANT, entry.function.id)
 
     async def invoke(self, entry: Entry, **request: Any) -> Invocation:
@@ -85,7 +85,7 @@ class Harness:
             entry = self.catalog.get(entry.function.id)
         async with asyncio.timeout(
             scaled(10)
-        ):  # so that a hanging invocation fails the test instead of blocking it
+        ):  # a hanging invocation then fails the test instead of blocking it
             return await self.invoker.invoke(entry, Request(may_write=True, **request))
 
     async def running(self, entry: Entry, **request: Any) -> "asyncio.Future[Invocation]":
@@ -112,7 +112,7 @@ class Harness:
         return await self.work.record(entry, invocation_id)
 
     def counts(self, entry: Entry) -> dict[str, int]:
-        """The counts that are not 0."""
+        """The number of the function's instances in each state, without zeros."""
         counts = self.pools.counts(entry.function.id)
         names = ("warming", "ready", "busy", "recycling", "terminating")
         return {name: getattr(counts, name) for name in names if getattr(counts, name)}
@@ -136,8 +136,8 @@ async def open_harness(
 ) -> AsyncIterator[Harness]:
     """A server's platform in the data directory `path`. At the end, checks that no sandbox is left.
 
-    `settings`: the settings that differ from the defaults. `node`: the node's name and store; None:
-    SQLite in this directory. `sandboxes`: arguments of `FakeSandboxes`.
+    `settings`: the settings that differ from the defaults. `node`: the name of the node and its
+    store; None: a store on SQLite in this directory. `sandboxes`: arguments of `FakeSandboxes`.
     """
     if node is None:
         node = FACTS.node_id, open_sqlite(with_schema(path), node_id=FACTS.node_id)
@@ -177,15 +177,15 @@ def names_of(signal: Signal[Any]) -> list[str]:
     """The names of a signal's listeners, in their order."""
     found = []
     for hearer in signal.hearers:
-        hear = getattr(hearer, "func", hearer)  # for a partial
+        hear = getattr(hearer, "func", hearer)  # a `functools.partial` has the listener as `func`
         owner = f"{type(hear.__self__).__name__}." if hasattr(hear, "__self__") else ""
         found.append(owner + hear.__name__)
     return found
 
 
 async def until(true: Callable[[], object], within_s: float = 20.0) -> None:
-    """Lets the event loop run until the condition holds, or fails. A busy disk may delay it for
-    seconds.
+    """Lets the event loop run until the condition holds, or raises `AssertionError` after a while.
+    A busy disk may delay the condition for seconds.
     """
     end, turn = time.monotonic() + scaled(within_s), 0
     while not true():
@@ -196,7 +196,7 @@ async def until(true: Callable[[], object], within_s: float = 20.0) -> None:
 
 
 async def end_one(server: Harness) -> None:
-    """Ends the running invocation; its instance is then clean."""
+    """Ends the only running invocation, and waits until its instance is clean."""
     await until(lambda: [one for one in server.sandboxes.alive.values() if one._end])
     (sandbox,) = [one for one in server.sandboxes.alive.values() if one._end]
     assert sandbox._finish(CallResult(kind=ExitKind.EXITED))
@@ -207,7 +207,7 @@ async def end_one(server: Harness) -> None:
 
 
 def open_access() -> Any:
-    """The `access.Access` of a server without keys, and without a store."""
+    """A substitute for `access.Access`: a server without keys and without a store."""
 
     async def identify(*_arguments: object) -> Caller:
         return ANYBODY

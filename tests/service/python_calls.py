@@ -10,8 +10,9 @@ async def fewest_python_calls(
 ) -> int:
     """The fewest calls for one request, after as many requests for warming up.
 
-    `files`: parts of the paths whose functions count. This is a minimum, since each resumption of a
-    coroutine counts, and a busy machine has more of them.
+    `files`: only functions in files whose paths contain one of these parts count. This takes the
+    minimum, since each resumption of a coroutine counts as a call, and a busy machine has more
+    resumptions.
     """
     for _ in range(times):
         await request()

@@ -36,8 +36,8 @@ class Contains(str):
 
 
 def holds(found: Any, expected: Any) -> bool:
-    """Whether a value is as expected: an object needs to have at least the expected fields, any
-    other value must be equal.
+    """Whether a value is as expected: an object must have at least the expected fields; any other
+    value must be equal.
     """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         return all(holds(found.get(name), value) for name, value in expected.items())
@@ -50,7 +50,9 @@ class Web:
     """A client of the application of a harness, in its process."""
 
     def __init__(self, harness: Harness, client: str = "127.0.0.1", **replaced: Any) -> None:
-        """`client`: its address. `replaced`: services that replace those of the harness."""
+        """`client`: the client's address. `replaced`: services that replace those of the
+        harness.
+        """
         self.harness = harness
         services = harness.services.replace(**replaced) if replaced else harness.services
         self.http = httpx.AsyncClient(
@@ -143,8 +145,8 @@ class Scenario(NamedTuple):
         return self.name or f"{self.request} {str(self.body)[:60]}"
 
     async def perform(self, web: Web, function: str, key: Header | None = None) -> httpx.Response:
-        """Performs the request and checks everything; for a refusal, also that no handler has
-        run.
+        """Performs the request and checks its effects. If it is refused, also checks that no
+        handler has run.
         """
         method, _, path = self.request.replace("{f}", function).partition(" ")
         shown = self.unchanged.replace("{f}", function)

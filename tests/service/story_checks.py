@@ -65,7 +65,7 @@ class StoryState:
         return [one for one in self.under if one.function is function and not one.running.done()]
 
     def is_busy(self, function: KnownFunction) -> bool:
-        """Whether an invocation of the function may be running."""
+        """Whether an invocation of the function may still be running."""
         return bool(self.calls(function) or function.unfinished)
 
     def unfinished(self) -> list[Submitted]:
@@ -123,7 +123,7 @@ class StoryState:
         }
         assert excuses[code], f"there was no reason for {answer.text} ({call})"
         if number is not None and code == "RUNTIME_UNAVAILABLE" and call.is_stopped:
-            # The end is unknown until it is reported by the node, or by the node that takes it
+            # The end is unknown until the node reports it, or the node that takes the invocation
             # over.
             function.unanswered += 1
             function.lost.add(number)
@@ -212,8 +212,8 @@ class StoryState:
     def look_at_records(
         self, function: KnownFunction, shown: dict[str, Any], records: list[Any], running: int
     ) -> None:
-        """Checks the function's records and their sums: all acknowledged invocations have one, and
-        all records were requested.
+        """Checks the function's records and their sums: each acknowledged invocation has a record,
+        and each record belongs to a request of this story.
         """
         found = {one["invocation_id"]: one for one in records}
         assert len(found) == len(records), "a record is listed twice"

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import httpx
 
-# A directory that no sandbox has, so that a version with it can be stored, but not started.
+# This directory is missing in every sandbox, so a version that uses it can be stored, but not
+# started.
 NOWHERE = "/missing"
 
 
@@ -27,21 +28,21 @@ def handler(mark: str) -> str:
 
 
 class Running(Protocol):
-    """A request that was sent and whose response was not awaited yet."""
+    """A request that was sent, and whose response may not have arrived yet."""
 
     def done(self) -> bool:
-        """Whether the response is there."""
+        """Whether the response has arrived."""
 
     def answer(self) -> httpx.Response | None:
         """Waits for the response; None if the connection ended instead."""
 
 
 class Driver(Protocol):
-    """A server."""
+    """A server under test, with the operations that a story needs."""
 
     @property
     def slow(self) -> Sequence[float]:
-        """The durations of slow handlers in seconds, from short to long."""
+        """The durations of slow handlers in seconds, from the shortest to the longest."""
 
     @property
     def delays(self) -> Sequence[int]:
@@ -54,10 +55,10 @@ class Driver(Protocol):
         """
 
     def unix(self) -> float:
-        """The time, in Unix seconds."""
+        """The present time, in Unix seconds."""
 
     def runs(self, invocation_id: str) -> int | None:
-        """The number of handlers that were started for the invocation; None: unknown."""
+        """How often the handler was started for the invocation; None: unknown."""
 
     def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -65,7 +66,7 @@ class Driver(Protocol):
         """Sends one request, and returns the response."""
 
     def start_call(self, method: str, path: str, body: Any = None) -> Running:
-        """Sends a request, and lets the server proceed until it has to wait."""
+        """Sends a request, and lets the server run until it has to wait."""
 
     def wait(self, seconds: float) -> None:
         """Lets time pass."""

@@ -36,7 +36,7 @@ from service.story_time import StoryLoop
 from sqlite_template import with_schema
 
 T = TypeVar("T")
-PATIENCE_S = 300.0  # the time limit of a response, in the loop's time
+PATIENCE_S = 300.0  # the time limit of a response, in the time of `StoryLoop`
 DRAIN_S, GRACE_S = 30.0, 2.0  # as in `main.serve`
 EPOCH = 1_760_000_000.0
 # A tiny disk reserve, since the disk is never full, and allocating 32 MiB takes as long as thirty
@@ -61,7 +61,7 @@ class LoopClock(ManualClock):
 
 
 class Pace:
-    """Replaces the event that delays destructions: each takes `seconds`."""
+    """Replaces the event that delays the end of sandboxes: each end takes `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -70,7 +70,7 @@ class Pace:
         await asyncio.sleep(self._seconds)
 
     def set(self) -> None:
-        """No effect, since nothing is delayed permanently."""
+        """Has no effect: `Pace` only delays for a limited time."""
 
 
 class StoryFakes(FakeSandboxes):
@@ -233,11 +233,12 @@ class FakeDriver:
         if kill:
             before = self._data_dir
             self._lives += 1
-            shutil.copytree(before, self._data_dir)  # a copy of what a kill would leave
+            shutil.copytree(before, self._data_dir)  # a copy of the files that a kill would leave
             for call in self._running:
                 call.is_lost = not call.done()
             self._running.clear()
-            self._fakes.runs = Counter()  # runs after the kill do not count
+            # the server still runs for a moment, but nothing that it does is kept
+            self._fakes.runs = Counter()
             self.run(self._end())
             shutil.rmtree(before)
         else:

@@ -26,7 +26,7 @@ ON_FAKES = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
-# A repeated story may take another course there, so the first course is reported.
+# A repetition of a story may differ in a real server, so the first failure is reported.
 ON_REAL = settings(ON_FAKES, stateful_step_count=12, phases=[Phase.generate], database=None)
 NAMES = st.sampled_from("abc")
 WHICH = st.integers(0, 3)
@@ -336,7 +336,9 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
             self._roll_back(function, function.newest - 1)
 
     def suffer(self, function: KnownFunction, verb: str, which: int) -> None:
-        """Something happens to a function while invocations run. `which`: the lost sandbox."""
+        """Lets a fault happen to a function while invocations run. `which`: the sandbox that is
+        lost.
+        """
         if verb == "delete":
             self._remove(function)
         elif verb == "pause":
@@ -384,7 +386,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
 
     def _kill_sandbox(self, which: int) -> None:
         if any(one.state == "deploying" for one in self.state.live.values()):
-            return  # the effect depends on whose sandbox it was
+            return  # the effect depends on the function whose sandbox was killed
         if self.state.driver.kill_sandbox(which):
             for call in self.state.under:
                 call.is_hurt = True
@@ -412,7 +414,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
 
 
 class Nobody:
-    """A request whose response is not awaited: it is available at once."""
+    """Stands for a request whose response nobody awaits: `done` is true at once."""
 
     def done(self) -> bool:
         return True

@@ -44,10 +44,10 @@ class Kind:
 
 @dataclass
 class Submitted:
-    """An invocation that was queued. `due`: its earliest start, in Unix seconds. `versions`,
-    `attempts`: the versions that were current, and the numbers of attempts that its policy allowed,
-    since it was accepted. `final`: its observed final status. `rests`: at the last check it was
-    queued, and its function paused.
+    """An asynchronous invocation. `due`: its earliest start, in Unix seconds. `versions`,
+    `attempts`: since it was accepted, the versions that were current, and the numbers of attempts
+    that the policy allowed. `final`: its final status, once seen. `rests`: whether, at the last
+    check, it was queued and its function was paused.
     """
 
     id: str
@@ -68,10 +68,10 @@ class KnownFunction:
 
     `bound`: the maximum number of instances; it falls to `high` as instances end. `is_ill`: whether
     error_message must be set; None: it may be. `answers`: the records of acknowledged invocations
-    by id, complete or only the status. `unanswered`: the number of invocations whose response
-    nobody got; `lost`: those whose id is known from another node. `is_changed`: whether it changed
-    since the last look at its versions. `works`: its accepted work by id; `dead`: the dead letters
-    among it. `attempts`: the maximum of its policy.
+    by id, either complete or only with the status. `unanswered`: the number of invocations whose
+    response nobody got; `lost`: those of them whose id is known from another node. `is_changed`:
+    whether the function changed since its versions were last checked. `works`: its asynchronous
+    invocations by id; `dead`: the dead letters among them. `attempts`: the maximum of its policy.
     """
 
     id: str
@@ -101,7 +101,7 @@ class KnownFunction:
 
     @property
     def unfinished(self) -> list[Submitted]:
-        """Its accepted work whose end was not observed yet."""
+        """The asynchronous invocations whose end was not seen yet."""
         return [one for one in self.works.values() if one.final is None]
 
     @property
@@ -115,8 +115,8 @@ class KnownFunction:
 
 @dataclass
 class Under:
-    """An invocation in progress. Events meanwhile justify some refusals. `versions`: the versions
-    that were current since it began.
+    """An invocation that is in progress. Events during this time justify some refusals. `versions`:
+    the versions that were current since it began.
     """
 
     function: KnownFunction

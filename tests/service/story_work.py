@@ -1,5 +1,5 @@
 """Asynchronous invocations in a story: the queued ones, their possible outcomes, and operations on
-them.
+queued invocations.
 
 The rules are part of `story_machine.StoryMachine`; `look_at_work` checks the invariants after each
 step of a story.
@@ -157,13 +157,13 @@ class WorkRules:
             state.good("DELETE", f"{path}/{dead[0]}", status=204)
             state.refused("NOT_FOUND", 404, state.driver.call("DELETE", f"{path}/{dead[0]}"))
             function.dead.remove(dead.pop(0))
-        # Otherwise work that is just ending would make the outcome ambiguous.
+        # An invocation that ends at the same time would make the outcome ambiguous.
         every = every and not function.unfinished
         chosen = dead if every else dead[:1]
         if not every and not chosen:
             return
         body: dict[str, Any] = {"all": True} if every else {"invocation_ids": chosen}
-        # The work may have run before it is checked.
+        # The invocation may already run when it is checked.
         before, due = function.state, state.driver.unix()
         answer = state.driver.call("POST", f"{path}/redrive", body)
         if answer.status_code != 200:
@@ -203,7 +203,7 @@ def look_at_work(state: StoryState, function: KnownFunction, found: dict[str, An
 def look_at_one(
     state: StoryState, function: KnownFunction, work: Submitted, record: dict[str, Any]
 ) -> None:
-    """Checks one work item that was unfinished at the last check."""
+    """Checks an asynchronous invocation that had not ended at the last check."""
     status, path = record["status"], f"{function.path}/invocations/{work.id}"
     if status in FINAL:
         check_end(function, work, record)
@@ -229,7 +229,7 @@ def look_at_one(
 
 
 def check_end(function: KnownFunction, work: Submitted, record: dict[str, Any]) -> None:
-    """Checks that work may have ended like this."""
+    """Checks that an asynchronous invocation may have ended like this."""
     status = record["status"]
     assert work.is_cancelled == (status == "cancelled"), f"{work}: {record}"
     if status in ("success", "failed", "timeout"):
@@ -244,7 +244,9 @@ def check_end(function: KnownFunction, work: Submitted, record: dict[str, Any]) 
 
 
 def check_attempts(work: Submitted, record: dict[str, Any], attempts: list[Any]) -> None:
-    """Checks the attempts of ended work: as many as its policies required, each for a reason."""
+    """Checks the attempts of an ended invocation: their number is what its policies required, and
+    each has a reason.
+    """
     text = f"{work}: {record}, {attempts}"
     assert [one["attempt"] for one in attempts] == list(range(1, len(attempts) + 1)), text
     assert len(attempts) <= max(work.attempts), f"more attempts than its policies allow: {text}"
@@ -271,7 +273,7 @@ def look_at_dead_letters(state: StoryState, function: KnownFunction) -> None:
 
 
 def finish(state: StoryState) -> None:
-    """Waits for all work that can end."""
+    """Waits until all asynchronous invocations have ended that can end."""
     for function in list(state.live.values()):
         for work in list(function.unfinished):
             path = f"{function.path}/invocations/{work.id}?wait_seconds={WAIT_S}"

@@ -1,4 +1,6 @@
-"""Access: a key that the server has not seen yet is found, and guesses rarely cause queries."""
+"""Access with keys: the server finds a key that it has not seen yet, and guesses rarely cause
+queries.
+"""
 
 import asyncio
 import math
@@ -19,7 +21,7 @@ from sqlite_template import with_schema
 
 
 class CountedKeys(SqlKeys):
-    """Counts queries of the store; `broken`: it does not respond."""
+    """Counts the queries of the store. `broken`: the store does not respond."""
 
     asked = 0
     broken = False
@@ -90,14 +92,14 @@ async def test_guessing_has_the_store_asked_so_often_and_no_more(box: SharedKeys
         await asyncio.gather(*(wrong(number) for number in range(at, at + 300)))
     took = time.monotonic() - began
     assert box.keys.asked - asked <= took / module.ASK_EVERY_S + 2
-    # Repetitions cause no query: each key is looked up once.
+    # A repeated guess causes no query: each text is looked up once.
     asked = box.keys.asked
     await asyncio.gather(*(wrong(number) for number in range(300)))
     for text in ("rubbish", "quilt_sk_short", "a.b.c"):
         with pytest.raises(Unauthorized):
             await box.who(text)
     assert box.keys.asked == asked
-    # Meanwhile a valid key is accepted.
+    # During a flood of guesses, a valid key is accepted.
     key = await box.create()
     flood = [asyncio.ensure_future(wrong(number)) for number in range(5000, 5300)]
     assert await box.who(key, "10.1.0.1") == "acme"
@@ -124,7 +126,7 @@ async def test_a_key_that_cannot_be_looked_for_is_not_said_to_be_wrong(box: Shar
 async def test_the_first_key_ends_the_open_mode_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Here, a key can be created within a millisecond.
+    # In this test, a key can be created within a millisecond after the last check.
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0)
     async with (
         open_sqlite(with_schema(tmp_path)) as server,
@@ -140,7 +142,8 @@ async def test_the_first_key_ends_the_open_mode_at_once(
         await box.access.refresh()
         assert not box.access.is_open
         assert not box.access.is_outdated
-        for _ in range(3):  # also for changes within the resolution of file times
+        # changes must also be noticed if they follow faster than file times can show
+        for _ in range(3):
             await box.create()
             assert box.access.is_outdated
             await box.access.refresh()

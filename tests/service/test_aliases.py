@@ -78,7 +78,7 @@ async def test_calls_by_a_url_with_an_alias_run_on_its_version(web: Web) -> None
     await web.url(path, auth="none")
     urls = ("/fn/f@live", "/fn/default/f@live/further", "/fn/f%40live")
     for url in urls:
-        await web.ask(404, "POST", url)  # before the alias exists
+        await web.ask(404, "POST", url)  # the alias does not exist yet
     for version in (1, 2):
         await put(web, path, version=version)
         for url in urls:

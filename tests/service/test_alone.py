@@ -61,7 +61,9 @@ def test_nothing_of_a_fleet_is_imported_without_the_setting(tmp_path: Path, extr
 
 @promise("N15")
 async def test_alone_it_asks_for_no_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cold, warm, scaled and full: none of its pools has an allowance or computes its demand."""
+    """A pool of a standalone server has no allowance and computes no demand, whether its instances
+    are cold, warm, scaled or all busy.
+    """
 
     def forbidden(*_: object) -> None:
         raise AssertionError("a server alone has no use for it")
@@ -83,14 +85,16 @@ async def test_alone_it_asks_for_no_slots(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def of_database(tmp_path: Path) -> Iterator[Path]:
-    """The directory of a database in PostgreSQL."""
+    """A data directory with a database in PostgreSQL, which is dropped at the end."""
     yield tmp_path
     postgresql.drop_databases()
 
 
 @promise("N90")
 async def test_it_hears_of_its_own_change_that_was_stored_silently(of_database: Path) -> None:
-    """As if PostgreSQL stopped during a commit and stayed away, and no notice arrived."""
+    """PostgreSQL seems to stop during a commit and to stay unavailable, so the server gets no
+    notice of its own change.
+    """
     store = on_postgresql(of_database, node_id=FACTS.node_id)
     async with open_harness(of_database, node=(FACTS.node_id, store)) as server:
         database: Any = server.store.database

@@ -32,7 +32,7 @@ HEADERS = {"host": "127.0.0.1", "content-type": "application/json"}
 
 
 def services() -> Any:
-    """Services with a catalog that breaks."""
+    """Services whose catalog raises a bug's exception."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a secret of ours")
@@ -58,7 +58,7 @@ def app() -> Application:
 
 
 async def echo(context: RequestContext[Any]) -> Response:
-    """Respond with what arrived."""
+    """Respond with the method and the path that arrived."""
     rest = context.parameters["rest"]
     return text_response(f"{context.request.method} {rest}", "text/plain")
 
@@ -73,7 +73,7 @@ def echoing() -> Application:
 
 @pytest.mark.parametrize("routes", [ROUTES, ROUTES[::-1]], ids=["in order", "reversed"])
 def test_every_route_is_found_at_its_path(routes: list[Route[Services]]) -> None:
-    """The order of routes matters only for documents."""
+    """The order of routes must only matter for the documentation."""
     app = cast("App", make_app(services(), routes))
     for route in ROUTES:
         path, method = re.sub(r"{.*?}", "x", route.path), route.method.replace(ANY_METHOD, "PATCH")
@@ -182,7 +182,8 @@ async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path:
     text = await get("key", f"{path}?format=markdown")
     assert isinstance(text.body, bytes)
     assert text.body.startswith(b"# Not ready\n\n- credentials: NOT OK, it cannot tell")
-    # Callers whom it can still identify get the whole report; no other route responds to anybody.
+    # Callers with a credential that still works get the whole report; without one, no other route
+    # responds.
     whole = await get("token", path)
     assert isinstance(whole.body, bytes)
     assert b"allowlist" in whole.body

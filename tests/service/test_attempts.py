@@ -1,4 +1,4 @@
-"""Attempts at asynchronous invocations: their records, and that each end gets a decision."""
+"""Attempts of asynchronous invocations: their records, and that each end leads to a decision."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ AGAIN, DEAD = WorkOutcome(retry_at_ms=5_000_000), WorkOutcome(dead_letter="attem
 
 
 class Decider:
-    """Always decides the same, and records the requests."""
+    """Always makes the same decision, and records the ended attempts."""
 
     def __init__(self, outcome: WorkOutcome) -> None:
         self.outcome, self.ended = outcome, list[Invocation]()
@@ -62,7 +62,7 @@ async def test_a_call_is_counted_once_it_is_final(server: Harness) -> None:
     ("status", "started_at", "count"),
     [
         (Status.INTERRUPTED, 1_000, 1),
-        (Status.INTERRUPTED, None, 1),  # a node was lost that may have started it
+        (Status.INTERRUPTED, None, 1),  # a lost node may have started the attempt
         (Status.ERROR, None, 1),
         (Status.CANCELLED, 1_000, 1),
         (Status.CANCELLED, None, 0),

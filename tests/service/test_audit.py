@@ -106,10 +106,10 @@ async def test_what_would_change_nothing_leaves_none(door: AuditedApp) -> None:
 async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minute(
     door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Somebody on the internet has found the server and guesses keys all night.
+    # Someone on the internet guesses keys of the server all night.
     monkeypatch.setattr(audit, "REFUSALS_AT_ONCE", 10)
     _, may_read = await door.named_key(Scope.READ)
-    for _ in range(30):  # refusals without an entry do not reduce the allowance either
+    for _ in range(30):  # refusals that make no entry use none of the allowance
         await door.http.get(CREATE)
     for _ in range(30):
         assert await door.post(CREATE, {}, BODY) == 401
@@ -122,7 +122,7 @@ async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minut
     for _ in range(30):
         await door.post(CREATE, {}, BODY)
     assert len(await door.entries()) == 21
-    # A known caller has its own allowance meanwhile, and no more than that.
+    # A known caller has a separate allowance, which is limited as well.
     for _ in range(30):
         assert await door.post(CREATE, may_read, BODY) == 403
     assert len(await door.entries()) == 31
@@ -151,7 +151,8 @@ async def test_a_refusal_stands_where_the_store_takes_no_entry(door: AuditedApp)
 
 
 async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(door: AuditedApp) -> None:
-    # The request was executed and may have changed something, so it must not be logged as refused.
+    # The request was executed and may have changed something. An entry that calls it refused would
+    # be wrong.
     _, may_write = await door.named_key(Scope.WRITE)
     with away(door.harness.services.audit, "append") as append:
         assert await door.post(CREATE, may_write, {"name": 1}) == 503
@@ -164,7 +165,8 @@ async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(door: 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
 async def test_of_two_credentials_in_one_header_none_counts(door: AuditedApp, name: str) -> None:
-    # A proxy might check the last header, and a server the first one.
+    # If the server accepted the first of two headers, a proxy that checks the last one would have
+    # checked another credential.
     _, good = await door.named_key(Scope.READ)
     text = good["X-Api-Key"] if name == "X-Api-Key" else f"Bearer {good['X-Api-Key']}"
     for other in (text, "wrong", ""):

@@ -38,7 +38,7 @@ async def test_work_that_a_full_disk_put_off_waits_again(monkeypatch: pytest.Mon
     tries = 0
 
     async def recovered() -> bool:
-        return tries == 0  # like the journal, which reports it once
+        return tries == 0  # as in the journal, recovery is reported once
 
     async def start() -> None:
         nonlocal tries

@@ -101,7 +101,7 @@ async def receiver(
 
 
 def answers(*turns: Sequence[str]) -> Callable[[str, int], Awaitable[Sequence[Address]]]:
-    """A resolver that gives the next result each time; the last one stays."""
+    """A resolver that gives the next of these results at each call, and repeats the last one."""
     asked = list(turns)
 
     async def resolve(_host: str, _port: int) -> Sequence[Address]:
@@ -165,7 +165,7 @@ async def test_no_way_to_write_loopback_leads_there(host: str) -> None:
         url = f"http://{host}:{inside.port}{SECRET_PATH}"
         assert "may not go to" in await refused(Callbacks([]), url)
         assert inside.reached == 0
-        # Control: the same name does lead there.
+        # Control: with permission, the same name leads to the forbidden receiver.
         everything = ranges_of("0.0.0.0/0, ::/0")
         assert await post(Callbacks(everything), url) == 200
         assert inside.reached == 1
@@ -179,7 +179,9 @@ async def test_one_address_that_is_not_allowed_spoils_a_name() -> None:
 
 
 class ResolvesTwice(CheckedBackend):
-    """The mistake that DNS rebinding exploits: connects to a different address than was checked."""
+    """The bug that DNS rebinding exploits: the address that is connected to is not the one that was
+    checked.
+    """
 
     async def connect_tcp(
         self, host: str, port: int, *_rest, **_named
@@ -194,12 +196,12 @@ async def test_a_resolver_that_changes_its_mind_leads_nowhere_else() -> None:
     async with receiver(OUTSIDE) as there, receiver(INSIDE, port=there.port) as inside:
         assert await post(Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE])), there.url) == 200
         assert (there.reached, inside.reached) == (1, 0)
-        # The next callback is checked again.
+        # The address of the next callback is checked again.
         callbacks = Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE]))
         assert await callbacks.post(there.url, {}, b"") == 200
         assert "may not go to" in await refused(callbacks, there.url)
         assert inside.reached == 0
-        # Control: the attack succeeds if the name is resolved again.
+        # Control: the attack succeeds with a client that resolves the name again.
         weak = Callbacks(ALLOWED)
         weak._pool._network_backend = ResolvesTwice(ALLOWED, answers([OUTSIDE], [INSIDE]))
         assert await post(weak, there.url) == 200
@@ -214,7 +216,7 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
         async with receiver(OUTSIDE, head.encode() + b"content-length: 0\r\n\r\n") as there:
             assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), there.url) == status
             assert inside.reached == 0
-            # Control: a client that follows redirects arrives there.
+            # Control: a client that follows redirects reaches the forbidden receiver.
             async with httpx.AsyncClient(follow_redirects=True, trust_env=False) as follows:
                 await follows.post(f"http://{OUTSIDE}:{there.port}/")
             assert inside.reached == 1
@@ -257,7 +259,7 @@ async def test_of_an_endless_body_only_the_status_is_read() -> None:
     async with receiver(OUTSIDE, endless_body) as there:
         assert await post(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=5), there.url) == 200
         async with asyncio.timeout(scaled(5)):
-            await there.closed.wait()  # the connection has ended
+            await there.closed.wait()  # the callback has ended its connection
 
 
 @promise("A49")
@@ -273,7 +275,9 @@ async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Rep
 
 @pytest.mark.parametrize("count", [2, 100_000])
 async def test_of_interim_answers_only_so_many_bytes_are_read(count: int) -> None:
-    """Each of them costs the parser more than its sender, and blocks the event loop meanwhile."""
+    """An interim response costs the parser more than its sender, and parsing blocks the event
+    loop.
+    """
 
     async def promises(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 103 A\r\n\r\n" * count + OK)
@@ -288,7 +292,9 @@ async def test_of_interim_answers_only_so_many_bytes_are_read(count: int) -> Non
 
 
 def test_a_receiver_that_resets_connections_is_a_failed_callback_and_no_mistake_of_ours() -> None:
-    """On the server's own event loop, which closes the socket as soon as it sees the reset."""
+    """The test uses the server's own event loop, which closes the socket as soon as it sees the
+    reset.
+    """
 
     async def tried(callbacks: Callbacks, port: int) -> str:
         try:
@@ -323,7 +329,8 @@ def test_a_receiver_that_resets_connections_is_a_failed_callback_and_no_mistake_
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
     assert seen <= {"no connection could be made", "the connection ended before an answer"}
-    # The control does not depend on timing: it bypasses the library's own connection.
+    # This control does not depend on timing, since it has no connection. Without the fix, the call
+    # raises an error.
     assert BoundedStream(cast("Any", None)).get_extra_info("ssl_object") is None
 
 
@@ -346,7 +353,7 @@ async def test_a_name_that_is_none_and_a_port_that_nobody_has_are_told_as_that()
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for hook.example that only clients with its authority trust."""
+    """A certificate for hook.example that only clients trust which know its authority."""
     return self_signed(tmp_path_factory.mktemp("tls"), "DNS:hook.example")
 
 
@@ -378,7 +385,9 @@ async def test_an_address_of_this_machine_is_private(monkeypatch: pytest.MonkeyP
 
 
 def test_a_thread_is_free_before_its_callback_is_given_up() -> None:
-    """Each of three silent name servers (the maximum of resolv.conf) is queried."""
+    """The time limit must allow a query to each of three silent name servers, the maximum in
+    resolv.conf.
+    """
     options = dict(one.split(":") for one in NAMES["RES_OPTIONS"].split())
     assert int(options["timeout"]) * int(options["attempts"]) * 3 < TIMEOUT_S
 
@@ -395,7 +404,7 @@ async def test_unanswered_names_hold_up_nothing_else(monkeypatch: pytest.MonkeyP
     some = [asyncio.ensure_future(resolver(f"{n}.example", 80)) for n in range(40)]
     try:
         await asyncio.sleep(0.05)
-        async with asyncio.timeout(scaled(5)):  # other threads stay free
+        async with asyncio.timeout(scaled(5)):  # other threads are still free
             assert await asyncio.to_thread(lambda: 1) == 1
     finally:
         is_over.set()

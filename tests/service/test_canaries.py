@@ -74,7 +74,7 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
     assert (entry.object_id, entry.object_name) == (path.rsplit("/", 1)[1], "f")
     assert (entry.credential, entry.note) == ("canary", f"live: {why}")
     assert {await printed(web, f"{path}/invoke?alias=live") for _ in range(20)} == {"1"}
-    # Setting it again resets the counts.
+    # Setting the alias again resets its counts.
     again = await put(web, path, version=1, also=HALF, rollback_on=RULE)
     assert again["rolled_back"] is None
     await called(web, path, times=LEAST - 1)

@@ -1,5 +1,5 @@
-"""One invocation is cancelled by its id: at any stage its record is final once, and its instance is
-freed.
+"""An invocation is cancelled by its id. At any stage, its record becomes final once, and its
+instance is freed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ def ids(server: Harness) -> list[str]:
 
 
 async def running_call(server: Harness) -> tuple[Entry, "asyncio.Future[Invocation]", str]:
-    """A function with one instance, its only running invocation, and that one's id."""
+    """A function with one instance, its only running invocation, and that invocation's id."""
     entry = await server.active("sleep 60", max_instances=1)
     running = await server.running(entry)
     (invocation_id,) = ids(server)
@@ -59,7 +59,7 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server.sandboxes.may_end.clear()
     cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
     assert (await running).status is Status.CANCELLED
-    # Neither does a second request get a response meanwhile, once the invocation has its record.
+    # A repeated request must also wait for the end of the processes, even if the record is final.
     repeated = [asyncio.ensure_future(cancel(server, entry, invocation_id))]
     await asyncio.sleep(0.02)
     repeated.append(asyncio.ensure_future(cancel(server, entry, invocation_id)))
@@ -67,12 +67,12 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     assert not any(one.done() for one in (cancelling, *repeated))
     server.sandboxes.may_end.set()
     assert [await one for one in (cancelling, *repeated)] == [await running] * 3
-    # If the processes do not end, the cancellation is not acknowledged.
+    # If the processes do not end, the response must not confirm the cancellation.
     monkeypatch.setattr("quiltfn.calls.invoke.KILLED_WITHIN_S", 0.02)
     running = await server.running(entry)
     (invocation_id,) = ids(server)
     server.sandboxes.may_end.clear()
-    for _ in range(2):  # not for a repeated request either
+    for _ in range(2):  # nor does the response to a repeated request
         with pytest.raises(RuntimeUnavailable, match="its handler may still run") as refused:
             await cancel(server, entry, invocation_id)
         assert (refused.value.invocation_id, refused.value.executed) == (invocation_id, True)
@@ -99,8 +99,8 @@ async def test_whoever_cancels_may_leave_and_the_end_stays_known(server: Harness
 
 
 async def test_a_call_cancelled_in_the_tick_it_ends_keeps_its_own_end(server: Harness) -> None:
-    # Ann's handler has ended and the guest's word of it was read; her task has not run since. Now
-    # Ben cancels her call: too late, and her instance must stay, for it is well.
+    # The handler has ended and its result was read, but the invocation's task has not resumed
+    # since. A cancellation comes too late now, and must not end the healthy instance.
     entry, running, invocation_id = await running_call(server)
     (sandbox,) = server.sandboxes.alive.values()
     assert sandbox._finish(CallResult(kind=ExitKind.EXITED, stdout=b"done"))
@@ -124,8 +124,9 @@ async def test_a_call_cancelled_first_is_so_though_it_ends_in_that_tick(server: 
 
 
 async def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on(server: Harness) -> None:
-    # Ben's call ends and the pool hands his instance to Ann; in the same tick, before her task has
-    # woken up, she is cancelled. Her handler must not run, and Cem, behind her, gets the instance.
+    # Ben's invocation ends, and the pool gives his instance to Ann. In the same turn of the event
+    # loop, before her task has resumed, she is cancelled. Her handler must not run, and Cem, who is
+    # next, gets the instance.
     entry = await server.active("sleep 60", max_instances=1)
     calls = [await server.running(entry) for _ in range(3)]
     _, ann, _ = ids(server)

@@ -1,4 +1,4 @@
-"""The launcher's socket, with the test as the launcher."""
+"""The server's end of the launcher's socket; the test acts as the launcher."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ async def test_a_sandbox_that_arrives_incomplete_is_destroyed_and_nothing_of_it_
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     top, taken = max(map(int, before)), [os.open("/dev/null", os.O_RDONLY)]
     try:
-        while taken[-1] <= top:  # so that free descriptors are above all open ones
+        while taken[-1] <= top:  # all free descriptors then have higher numbers than the open ones
             taken.append(os.open("/dev/null", os.O_RDONLY))
         free = taken[-1] + 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, hard))
@@ -75,7 +75,7 @@ async def test_a_sandbox_that_arrives_incomplete_is_destroyed_and_nothing_of_it_
 
 
 class Transport:
-    """The guest's socket; only its end matters here."""
+    """The guest's socket, of which this test only observes the end."""
 
     is_open = True
     has_hung_up = False
@@ -103,8 +103,8 @@ class Transport:
 async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
     ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
-    """The launcher is stalled; the guest then ends its sandbox by itself, and reports that by
-    closing its socket. If it does not, the sandbox does not count as ended.
+    """The launcher is stalled, so the guest ends its sandbox by itself, and reports that by closing
+    its socket. If the guest does not close it, the sandbox must not count as ended.
     """
     monkeypatch.setattr(guest, "LAUNCHER_ANSWERS_S", 0.2)
     monkeypatch.setattr(guest, "GUEST_ENDS_S", 0.2)
@@ -115,7 +115,8 @@ async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
     stopped = asyncio.ensure_future(sandbox.stopped())
     for _ in range(20):
         await asyncio.sleep(0)
-    assert not transport.has_hung_up  # while the sandbox's usage may still be read
+    # the socket stays open while the usage of the sandbox may still be read
+    assert not transport.has_hung_up
     await until(lambda: transport.has_hung_up)
     if closes:
         sandbox.connection_lost(None)
@@ -136,7 +137,9 @@ async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
 async def test_a_call_that_nobody_ends_at_its_deadline_loses_its_guest(
     ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither by its guest, which has the same deadline, nor by the launcher, which is asked to."""
+    """Neither the guest ends the invocation, which has the same deadline, nor the launcher, which
+    is asked to.
+    """
     for bound in ("OUTER_DEADLINE_S", "LAUNCHER_ANSWERS_S", "GUEST_ENDS_S"):
         monkeypatch.setattr(guest, bound, 0.05)
     channel, theirs = ends

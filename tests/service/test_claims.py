@@ -1,4 +1,6 @@
-"""Claimed work that was not started, on a real store: held, released, and never in two places."""
+"""Asynchronous invocations that were claimed and not started, in a real store: they are held or
+released, and never in two places.
+"""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +25,7 @@ pytestmark = promise("D31")
 
 
 class Taken:
-    """A function's work in a store, and the backlog of claimed work."""
+    """A function's asynchronous invocations in a store, and the backlog of the claimed ones."""
 
     def __init__(self, store: SqlStore, function: Function) -> None:
         self.queue, self.function = SqlWork(store.database), function
@@ -40,7 +42,7 @@ class Taken:
         assert await self.claims.claim(self.backlog, size, NOW_MS) == []
 
     async def waiting(self) -> list[str]:
-        """The ids of unclaimed work, which this claims."""
+        """Claims the unclaimed invocations, and returns their ids."""
         claim = await self.queue.claim(self.function.id, 100, NOW_MS, is_begun=False)
         return [one.record.invocation_id for one in claim.work]
 
@@ -54,13 +56,15 @@ async def taken(tmp_path: Path) -> AsyncIterator[Taken]:
 async def test_what_was_put_back_before_the_store_failed_is_not_held_as_well(
     taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk fills up during a pause: work must not be started here after it was released."""
+    """The disk fills up during a pause. An invocation that was released must not be started here as
+    well.
+    """
     monkeypatch.setattr(module, "RELEASED_AT_ONCE", 2)
     ids = await taken.accept(5)
     await taken.claim()
     with failing(taken.queue, "release", after=1), pytest.raises(StoreUnavailable):
         await taken.claims.put_back(taken.backlog, taken.claims.take_all(taken.backlog))
-    assert taken.backlog.next_due_ms == NOW_MS  # some of it waits
+    assert taken.backlog.next_due_ms == NOW_MS  # the released invocations are due
     held = list(taken.backlog.held)
     assert (held, await taken.waiting()) == (ids[2:], ids[:2])
 
@@ -103,7 +107,7 @@ async def test_beyond_so_many_bytes_one_piece_is_claimed_at_a_time(
     taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD_MAX_BYTES", 1000)
-    # A claim in progress is expected to bring nothing.
+    # Expect no bytes from a claim in progress.
     monkeypatch.setattr(module, "CLAIM_MAX_BYTES", 0)
     await taken.accept(2, payload=bytes(600))
     await taken.claim(1)
@@ -125,7 +129,7 @@ async def test_work_is_claimed_ahead_and_never_if_strict(taken: Taken, is_strict
         wanted.append(claims.wants_more(backlog, 4, NOW_MS))
         claims.take(backlog)
     assert wanted == [False, False, False, not is_strict]
-    assert not claims.wants_more(backlog, 4, NOW_MS - 1)  # the waiting work is not due
+    assert not claims.wants_more(backlog, 4, NOW_MS - 1)  # the waiting invocations are not due yet
     assert claims.slice_size(backlog, 3) == 3 if is_strict else claims.slice_size(backlog, 3) > 3
 
 

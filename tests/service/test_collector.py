@@ -1,8 +1,8 @@
 """The cost of a warm invocation, counted: it leaves nothing that only the garbage collector could
 free, and the API makes few Python calls.
 
-The collector stops the whole server for 15 to 30 ms after about five thousand invocations that each
-leave a few objects: the longest delay for callers. A Python call takes about 50 ns of the 250 µs
+After about five thousand invocations that each leave a few objects, the collector stops the whole
+server for 15 to 30 ms: the longest delay for callers. A Python call takes about 50 ns of the 250 µs
 that the server spends on a warm invocation.
 """
 
@@ -76,10 +76,12 @@ async def connection(harness: Harness) -> AsyncIterator[Connection]:
 
 
 async def left_by_calls(harness: Harness, connection: Connection) -> int:
-    """Objects that only the collector frees, after `CALLS` warm invocations."""
+    """The number of objects that `CALLS` warm invocations leave, and that only the collector
+    frees.
+    """
     entry = await harness.active()
     path = f"/api/functions/{entry.function.id}/invoke"
-    for _ in range(CALLS):  # after these, one-time objects exist
+    for _ in range(CALLS):  # creates objects that exist only once
         await connection.call(path)
     await harness.journal.synced()
     gc.collect()
@@ -107,14 +109,14 @@ async def test_negative_control_a_call_that_refers_to_itself_is_left(
     assert await left_by_calls(harness, connection) >= CALLS
 
 
-# The API's own functions, its JSON parser, and checks of credentials and limits; not the functions
-# that they call.
+# Only the functions in these folders count: those of the API, and the checks of credentials and
+# limits; not the functions that they call.
 API = ("/quiltfn/api/", "/quiltfn/tenants/")
 API_CALLS_MAX = 50
 
 
 async def python_calls_of_the_api(harness: Harness, connection: Connection, name: str = "f") -> int:
-    """The Python calls for a warm invocation."""
+    """The number of Python calls in the API for a warm invocation."""
     entry = await harness.active(name=name)
     path = f"/api/functions/{entry.function.id}/invoke"
     return await fewest_python_calls(API, lambda: connection.call(path), CALLS)

@@ -1,5 +1,5 @@
-"""The default alias on fake sandboxes: the version of invocations that name none, and the effects
-of updates, rollbacks and canaries.
+"""The default alias on fake sandboxes: invocations that name no version use it. Updates, rollbacks
+and canaries may change it.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ RULE = {"error_rate": 0.05, "within_s": 300}
 
 
 class Dice:
-    """Chooses the main version and the second one in turn."""
+    """Chooses the alias's main version and its second version in turn."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -42,7 +42,7 @@ async def test_none_is_made_while_a_node_of_an_older_version_would_drop_it(web: 
     assert not (await put(web, path, version=1))["default"]
     aliases.others.has_older_nodes = lambda: False
     assert (await put(web, path, **body))["default"]
-    aliases.others.has_older_nodes = lambda: True  # an existing alias may be changed
+    aliases.others.has_older_nodes = lambda: True  # existing aliases may be changed even then
     assert (await put(web, path, version=2, default=True))["default"]
     assert not (await put(web, path, version=2, default=False))["default"]
 
@@ -65,7 +65,7 @@ async def test_calls_that_name_nothing_run_by_the_default_alias(web: Web) -> Non
     alias = await put(web, path, version=1, default=True)
     assert alias["default"] is True
     assert {await printed(web, url) for url in plain} == {"1"}
-    await put(web, path, version=1, also=SPLIT)  # it stays the default
+    await put(web, path, version=1, also=SPLIT)  # the alias stays the default
     web.harness.services.aliases._dice = Dice()  # type: ignore[assignment]
     for url in plain:
         assert {await printed(web, url) for _ in range(2)} == {"1", "2"}

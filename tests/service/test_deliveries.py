@@ -50,7 +50,7 @@ SOON_S = 10.0
 
 
 class Sender:
-    """A `CallbackSender` that stores requests; `reply`: the response of each URL."""
+    """A `CallbackSender` that stores requests. `reply`: returns the response for a URL."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, Mapping[str, str], bytes]] = []
@@ -69,7 +69,7 @@ class Sender:
         return 204
 
     def slow_until(self, event: asyncio.Event, part: str = "slow") -> None:
-        """Requests to URLs with that part get their response once the event is set."""
+        """Delays the responses of URLs that contain `part` until the event is set."""
 
         async def reply(url: str) -> int:
             if part in url:
@@ -162,7 +162,9 @@ class World:
         return next(one for one in found if one.id == delivery_id)
 
     async def sent(self, function: Function, status: str = "delivered", **call: Any) -> Delivery:
-        """The delivery of an invocation, once it has that status; deliveries run until then."""
+        """Ends an invocation, and returns its delivery once that has the status. Deliveries only
+        run during this method.
+        """
         async with self.running():
             return await self.until(function, await self.end_call(function, **call), status=status)
 
@@ -200,7 +202,7 @@ TO_URL = Destination(url=URL, secret=SECRET)
 
 @promise("A48")
 async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> None:
-    """The receiver verifies it with Standard Webhooks' own library."""
+    """The receiver checks the signature with the library of Standard Webhooks."""
     async with receiver("127.0.0.2") as there:
         url = f"http://127.0.0.2:{there.port}/hook"
         function = await world.function("f", Destination(url=url, secret=SECRET))
@@ -216,7 +218,7 @@ async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> N
     assert message["type"] == "invocation.success"
     assert message["data"]["function_id"] == function.id
     assert message["data"]["stdout"] == "hello\n"
-    with pytest.raises(WebhookVerificationError):  # control
+    with pytest.raises(WebhookVerificationError):  # control: a changed body is refused
         Webhook(SECRET).verify(body.replace(b"success", b"failure"), headers)
 
 
@@ -229,10 +231,10 @@ MIB = 1024 * 1024
     [
         ({"stdout": b"x" * 671_000}, 671_000, (False, False)),
         ({"stdout": b"x" * (6 * MIB - 2000)}, 6 * MIB - 2000, (False, False)),
-        ({"stdout": b"x" * 6 * MIB}, None, None),  # with the other fields the body is larger
+        ({"stdout": b"x" * 6 * MIB}, None, None),  # too long together with the other fields
         ({"stdout": b"x" * 7 * MIB}, None, None),
-        ({"stdout": b"\0" * 2 * MIB}, None, None),  # six bytes each in JSON
-        ({"stdout": b"\xff" * 3 * MIB}, None, None),  # three bytes each
+        ({"stdout": b"\0" * 2 * MIB}, None, None),  # JSON needs six bytes for each byte
+        ({"stdout": b"\xff" * 3 * MIB}, None, None),  # JSON needs three bytes for each byte
         ({"stdout": b"x\xff\xe2\x82" * 100_000}, 300_000, (False, False)),
         ({"stdout": "x€".encode() * 200_000}, 400_000, (False, False)),
         ({"stdout": b"x" * 9, "stdout_dropped": 1}, None, None),
@@ -266,7 +268,7 @@ def test_a_result_is_sent_whole_or_not_at_all_and_a_failure_in_any_case(
 
 
 def test_binary_output_is_read_in_pieces_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other threads run between two pieces."""
+    """Conversion in one piece would block all other threads."""
     read: list[int] = []
     decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -307,7 +309,7 @@ async def test_a_result_that_is_too_large_is_failed_and_sent_to_nobody(world: Wo
 async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of one claim are begun together."""
+    """Deliveries of one claim are started together, so the limit must apply within a claim."""
     monkeypatch.setattr("quiltfn.calls.deliveries.BYTES_OF_TENANT", 1)
     release = asyncio.Event()
     world.sender.slow_until(release, "")
@@ -325,7 +327,7 @@ async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
 
 
 def in_turn(*replies: int | Exception) -> Callable[[str], Awaitable[int]]:
-    """A receiver that gives each of these responses, or raises it, once."""
+    """The responses of a receiver, in this order; exceptions are raised."""
     left = list(replies)
 
     async def reply(_url: str) -> int:
@@ -353,7 +355,7 @@ async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -
 async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
     world: World, monkeypatch: pytest.MonkeyPatch, is_made: bool
 ) -> None:
-    """As if the database stopped during a commit and did not respond for a while."""
+    """The database seems to stop during a commit, and does not respond for a while."""
     monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.05)
     function = await world.function("f", TO_URL)
     with silent(world.kept, "claim", is_made=is_made):
@@ -362,8 +364,8 @@ async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
 
 
 async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -> None:
-    """As for the first delivery of a server without free descriptors: it cannot even load the
-    sender.
+    """On a server without free file descriptors, even loading the sender fails at the first
+    delivery.
     """
     failures: list[Exception] = [OSError(24, "Too many open files"), RuntimeError("no thread")]
 
@@ -399,7 +401,7 @@ async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(worl
 
 @promise("A46")
 async def test_what_had_to_make_room_is_not_sent_without_its_content(world: World) -> None:
-    """Its receiver would take an empty message for the outcome."""
+    """A receiver would mistake an empty message for the outcome."""
     function = await world.function("f", TO_URL)
     delivery_id = await world.end_call(function)
     await world.journal.synced()
@@ -446,8 +448,9 @@ async def test_a_function_destination_is_called_once_by_the_deliverys_own_id(wor
     async with world.running():
         delivery_id = await world.end_call(function)
         await world.until(function, delivery_id, status="delivered")
-        await until(lambda: world.arrived != [])  # reported a step later
-    assert world.sender.opened == 0  # without a callback, the sender is not created
+        # the invocation is reported one step after the delivery
+        await until(lambda: world.arrived != [])
+    assert world.sender.opened == 0  # the sender is only created for callbacks
     ((function_id, _, due_ms),) = world.arrived
     assert function_id == target.id
     claim = await world.work_store.claim(target.id, 10, due_ms, is_begun=False)
@@ -498,7 +501,7 @@ async def test_a_missing_destination_has_failed(
 
 @promise("A47")
 async def test_a_chain_of_destinations_ends(world: World) -> None:
-    """A function that is its own destination: each end causes another invocation."""
+    """The function is its own destination, so each end causes another invocation."""
     function = await world.function("f", Destination(function="f"))
     call: dict[str, Any] = {}
     for _ in range(CHAIN_MAX - 1):
@@ -535,8 +538,8 @@ async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
 
 
 async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(world: World) -> None:
-    """Ten thousand functions of one tenant have the same slow receiver: when a delivery ends, only
-    some of them are checked.
+    """Ten thousand functions of one tenant wait for the same slow receiver. When a delivery ends,
+    only a few of them may be checked.
     """
     release, looks, most = asyncio.Event(), 0, 0
     world.sender.slow_until(release)
@@ -594,7 +597,7 @@ async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> 
         await until(lambda: len(world.sender.posts) >= AT_ONCE)
         delivery_id = await world.end_call(quick)
         await asyncio.sleep(0.2)
-        answers.release()  # one slot becomes free
+        answers.release()  # one delivery ends, which frees a slot
         await world.until(quick, delivery_id, status="delivered")
     assert world.sender.most == AT_ONCE
 
@@ -617,7 +620,9 @@ async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world
 
 
 async def test_ends_during_a_look_are_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store was asked for the next due time just before another end was committed."""
+    """A delivery must not be missed if it is committed just after the store was asked for the next
+    due time.
+    """
     function = await world.function("f", TO_URL)
     asked, late = world.kept.next_due, list[str]()
 
@@ -676,7 +681,7 @@ async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(wor
 
 
 async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:
-    """One timer for the next due time; no polling."""
+    """Deliveries use one timer for the next due time; they must not poll."""
     with patch.object(world.kept, "claim", wraps=world.kept.claim) as claim:
         async with world.running():
             await asyncio.sleep(0.3)
@@ -684,7 +689,7 @@ async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:
 
 
 async def test_a_platform_sends_the_end_of_what_it_accepted(tmp_path: Path) -> None:
-    """From accepting an invocation, through the dispatcher, to a function and a receiver."""
+    """An invocation passes from its request through the dispatcher to a function and a receiver."""
     async with receiver("127.0.0.2") as there:
         url = f"http://127.0.0.2:{there.port}/hook"
         async with open_harness(tmp_path, settings={"callback_networks": "127.0.0.2/32"}) as server:

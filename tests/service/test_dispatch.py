@@ -47,7 +47,9 @@ async def set_policy(server: Harness, entry: Entry, **policy: Any) -> None:
 
 
 async def one_held(server: Harness, **policy: Any) -> tuple[Entry, str, str]:
-    """A function of one instance, its running invocation, and another one, claimed and held."""
+    """A function with one instance, its running invocation, and a second invocation that is claimed
+    and held.
+    """
     entry = await server.active("sleep 60", max_instances=1)
     await set_policy(server, entry, **policy)
     running, held = await accept(server, entry, 2)
@@ -57,20 +59,20 @@ async def one_held(server: Harness, **policy: Any) -> tuple[Entry, str, str]:
 
 
 async def succeed(server: Harness, entry: Entry, *invocation_ids: str) -> None:
-    """Each of these invocations ends with success."""
+    """Waits for the success of each of these invocations."""
     for invocation_id in invocation_ids:
         assert (await server.final(entry, invocation_id)).status is Status.SUCCESS
 
 
 async def is_run(server: Harness, entry: Entry, invocation_id: str) -> None:
-    """The next invocation of the function is this one, and it succeeds."""
+    """Ends the function's only running invocation, and checks that it is this one and succeeds."""
     await until(lambda: busy(server, entry) == 1)
     await end_one(server)
     await succeed(server, entry, invocation_id)
 
 
 async def dead_letter(server: Harness, entry: Entry) -> tuple[str, str]:
-    """The function's only dead letter: its invocation and reason."""
+    """The invocation and the reason of the function's only dead letter."""
     (letter,) = (await server.work.dead_letters(entry, 10, None)).items
     return letter.invocation_id, letter.reason
 
@@ -93,12 +95,12 @@ def busy(server: Harness, entry: Entry) -> int:
 
 
 async def statuses(server: Harness, entry: Entry, invocation_id: str) -> list[Status]:
-    """The statuses of its ended attempts."""
+    """The statuses of the invocation's ended attempts."""
     return [one.status for one in await server.work.attempts(entry, invocation_id)]
 
 
 async def quiet(server: Harness) -> None:
-    """Waits until nothing is left that can run, and the outcomes are stored."""
+    """Waits until the dispatcher has no running task, and all outcomes are stored."""
     for _ in range(3):
         await until(lambda: not server.dispatcher._tasks)
         await server.journal.synced()
@@ -109,7 +111,8 @@ async def test_however_much_is_due_later_one_time_is_remembered(server: Harness)
     entry = await server.active()
     for seconds in (60, 90, 30, 120):
         await accept(server, entry, 20, in_s=seconds)
-    assert len(server.dispatcher._due) == 2  # the first time, and the earlier one that replaced it
+    # two entries: the first time, and the earlier time that replaced it
+    assert len(server.dispatcher._due) == 2
     server.pass_time(31.0)
     await until(lambda: server.sandboxes.calls == 20)
     await quiet(server)
@@ -121,7 +124,9 @@ async def test_however_much_is_due_later_one_time_is_remembered(server: Harness)
 
 
 async def test_what_came_due_ever_earlier_and_was_cancelled_is_gone(server: Harness) -> None:
-    """Any caller could repeat this all day, with work that is due in a year."""
+    """The dispatcher must forget such times: a caller could repeat this all day, with invocations
+    that are due in a year.
+    """
     entry = await server.active()
     for number in range(2 * DUE_SPARE):
         (call_id,) = await accept(server, entry, in_s=30_000_000 - number)
@@ -148,8 +153,8 @@ def test_work_arrives_while_other_work_is_due_on_the_server_s_loop(tmp_path: Pat
 async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All work comes due in the same second, each function runs one invocation at a time, and all
-    invocations succeed. The limits are an eighth of the real ones.
+    """All invocations are due in the same second, each function runs one at a time, and all
+    succeed. The limits are an eighth of the real ones.
     """
     monkeypatch.setattr(claims, "HELD_MAX_BYTES", 8 * MIB)
     monkeypatch.setattr(claims, "CLAIM_MAX_BYTES", 2 * MIB)
@@ -215,7 +220,8 @@ async def test_as_many_run_at_a_time_as_the_policy_or_the_pool_allows(
     await set_policy(server, entry, max_concurrency=bound)
     await accept(server, entry, 6)
     await until(lambda: busy(server, entry) == run)
-    await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
+    # longer than BLOCKED_LOOK_S, after which due invocations are tried again
+    await asyncio.sleep(0.15)
     assert (busy(server, entry), server.pools.waiting()) == (run, 0)
 
 
@@ -227,7 +233,8 @@ async def test_a_caller_who_waits_is_served_before_accepted_work(server: Harness
     caller = await server.running(entry)
     for _ in range(2):
         await end_one(server)
-    # The first end was that of work, the second the caller's, though two more pieces were due.
+    # The first instance that became free went to an asynchronous invocation, the second to the
+    # caller, although two more asynchronous ones were due.
     assert caller.done()
     assert (await caller).status is Status.SUCCESS
 
@@ -238,10 +245,11 @@ async def test_callers_who_fill_a_function_leave_turns_to_its_work(server: Harne
     callers = [await server.running(entry) for _ in range(2)]
     (first, second) = await accept(server, entry, 2)
     await asyncio.sleep(0.15)
-    assert server.pools.waiting() == 1  # the second caller; the work does not queue yet
+    # only the second caller waits; no asynchronous invocation waits yet
+    assert server.pools.waiting() == 1
     server.clock.time += 2.5
     server.dispatcher._look_again()
-    await until(lambda: server.pools.waiting() == 2)  # one of the two has joined the line
+    await until(lambda: server.pools.waiting() == 2)  # now an asynchronous invocation waits, too
     later = await server.running(entry)
     for _ in range(3):
         await end_one(server)
@@ -252,7 +260,7 @@ async def test_callers_who_fill_a_function_leave_turns_to_its_work(server: Harne
 
 
 async def test_tenants_and_functions_take_turns(server: Harness) -> None:
-    # A call takes longer than the claim of the other function's work.
+    # An invocation takes longer than claiming those of the other function.
     long, short = [await server.active("sleep 0.02", name=name) for name in ("l", "s")]
     for entry, count in ((long, 30), (short, 3)):
         await set_policy(server, entry, max_concurrency=1)
@@ -265,7 +273,7 @@ async def test_tenants_and_functions_take_turns(server: Harness) -> None:
 
 
 async def two_that_need_an_instance(server: Harness) -> list[Entry]:
-    """Functions whose instances are busy, each with a piece that is claimed and may begin now."""
+    """Two functions whose instances are busy, each with a claimed invocation that may start now."""
     found, policies = [], server.work.policies
     for name in ("one", "two"):
         entry = await server.active("sleep 60", name, max_instances=2, memory_limit_mb=256)
@@ -274,7 +282,7 @@ async def two_that_need_an_instance(server: Harness) -> list[Entry]:
         await until(lambda: busy(server, entry) == 1)  # noqa: B023
         await until(lambda: server.dispatcher._backlogs[entry.function.id].held)  # noqa: B023
         found.append(entry)
-    policies._rows.clear()  # no bounds: both functions are considered at once
+    policies._rows.clear()  # without limits, both functions are considered at once
     server.dispatcher._look_again()
     return found
 
@@ -285,16 +293,21 @@ async def test_each_function_that_needs_a_new_instance_gets_its_turn(server: Har
 
 
 async def test_work_does_not_wait_for_memory_given_to_other_work(tmp_path: Path) -> None:
-    """There is memory for one more instance: either function could get it, but only one does."""
+    """The memory suffices for one more instance. Either function could get it, but only one
+    does.
+    """
     async with open_harness(tmp_path, memory_mib=900) as server:
         first, second = await two_that_need_an_instance(server)
         await until(lambda: busy(server, first) + busy(server, second) == 3)
-        await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
+        # longer than BLOCKED_LOOK_S, after which due invocations are tried again
+        await asyncio.sleep(0.15)
         assert (busy(server, first) + busy(server, second), server.pools.waiting()) == (3, 0)
 
 
 async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -> None:
-    """Even if the commit would otherwise come late; before it, there is nothing to claim."""
+    """The next attempt can only be claimed after the commit, which must not wait for its usual
+    time.
+    """
     entry = await server.active("exit 3")
     await set_policy(server, entry, max_attempts=2, backoff=replace(EXACT, first=0.0))
     server.journal._commit_after_s = 1.0
@@ -309,10 +322,11 @@ async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Har
     await end_one(server)
     (later,) = await accept(server, entry, 1)
     await succeed(server, entry, first)
-    await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
-    assert server.sandboxes.calls == 1  # control: nothing is started
+    # longer than BLOCKED_LOOK_S, after which due invocations are tried again
+    await asyncio.sleep(0.15)
+    assert server.sandboxes.calls == 1  # control: a stopped dispatcher starts nothing
     await server.dispatcher.resume()
-    await server.dispatcher.resume()  # harmless
+    await server.dispatcher.resume()  # a second call has no effect
     for call in (held, later):
         await is_run(server, entry, call)
 
@@ -333,7 +347,9 @@ async def test_a_store_that_is_away_as_it_stops_or_begins_again_loses_nothing(
 
 
 async def test_what_a_stopped_dispatcher_heard_stops_nothing_later(server: Harness) -> None:
-    """Another node claimed work that arrived meanwhile, and releases it for another attempt."""
+    """An invocation arrives while the dispatcher is stopped. Another node claims it, and releases
+    it for the next attempt.
+    """
     entry = await server.active(max_instances=1)
     await server.dispatcher.stop()
     (call,) = await accept(server, entry, 1)
@@ -352,7 +368,7 @@ async def test_what_is_put_back_is_run_though_the_last_attempt_ends_meanwhile(
     server: Harness, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     """A pause, or a lack of memory for claimed inputs, releases claims. The store is slow, and the
-    function's last attempt ends before the release is stored.
+    function's last running attempt ends before the release is stored.
     """
     entry, _, held = await one_held(server)
     backlog = server.dispatcher._backlogs[entry.function.id]
@@ -393,13 +409,15 @@ async def test_work_is_run_once_though_nobody_knows_whether_it_was_claimed(
 async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
     server: Harness, is_made: bool
 ) -> None:
-    """Another server claims it before this one learns whether the store has released it."""
+    """Another server may claim the invocation before this server knows whether the release was
+    stored.
+    """
     entry, _, held = await one_held(server)
     backlog, store = server.dispatcher._backlogs[entry.function.id], server.work.store
     with held_up(store, "release_others") as sure, silent(store, "release", is_made=is_made):
         with pytest.raises(OutcomeUnknown):
             await server.dispatcher.withdraw(held)
-        await end_one(server)  # the instance is free, but nothing is started
+        await end_one(server)  # an instance is free now, but nothing may be started
         await until(lambda: server.dispatcher._in_doubt != set())
         assert (held in backlog.held, busy(server, entry)) == (False, 0)
         assert await claimable(server, entry) == ([held] if is_made else [])
@@ -418,7 +436,7 @@ async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
 async def test_what_cannot_be_put_back_as_a_server_stops_is_put_back_later(
     server: Harness, error: type[Exception]
 ) -> None:
-    """The server is being drained, and may continue to run for any time."""
+    """The server is being drained, which can take any time."""
     entry, running, held = await one_held(server)
     with patch.object(server.work.store, "release", side_effect=error):
         await server.dispatcher.stop()
@@ -512,7 +530,8 @@ async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(tmp_p
         await server.dispatcher.stop()
         counts = await server.work.counts(entry)
         assert (counts.queued, counts.running) == (3, 1)
-    # The one that ran was interrupted with its server, and is due again after its wait.
+    # The running invocation was interrupted when the server ended, and is due again after the delay
+    # before a retry.
     clock.time += 11
     async with open_harness(tmp_path, clock) as server:
         entry = server.catalog.get(entry.function.id)

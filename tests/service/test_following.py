@@ -1,4 +1,4 @@
-"""Nodes that share one PostgreSQL: what is done on one is so on the others within a second."""
+"""Nodes that share one PostgreSQL: a change on one node reaches the others within a second."""
 
 import asyncio
 import contextlib
@@ -56,7 +56,7 @@ ONE_SECOND = 1.0
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Path]:
-    """A directory that stands for a database in PostgreSQL."""
+    """A data directory with one shared database in PostgreSQL, which is dropped at the end."""
     url_of(tmp_path / "shared")
     yield tmp_path
     postgresql.drop_databases()
@@ -66,7 +66,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
 async def node(
     path: Path, name: str, kind: str = "postgresql", **more: Any
 ) -> AsyncIterator[Harness]:
-    """A node of that name. It has its own data directory, sandboxes and clock."""
+    """A node with this name, which has its own data directory, sandboxes and clock."""
     data_dir = path / name
     data_dir.mkdir(exist_ok=True)
     if kind == "postgresql":
@@ -84,7 +84,7 @@ async def nodes(shared: Path) -> AsyncIterator[tuple[Harness, Harness]]:
 
 
 async def seen(true: Callable[[], object], within_s: float = ONE_SECOND) -> float:
-    """Waits until it is so; returns how long that took, in seconds."""
+    """Waits until the condition is true; returns how long that took, in seconds."""
     since = time.monotonic()
     while not true():
         assert time.monotonic() - since < scaled(within_s), "it is not seen"
@@ -98,7 +98,7 @@ def state_of(harness: Harness, name: str = "f") -> FunctionState | None:
 
 
 async def known(harness: Harness, entry: Entry) -> Entry:
-    """The function on another node, once that has it as it is."""
+    """The function's entry on another node, once that node has its present state."""
     wanted = entry.function
 
     def is_there() -> bool:
@@ -112,7 +112,7 @@ async def known(harness: Harness, entry: Entry) -> Entry:
 async def known_to_both(
     nodes: tuple[Harness, Harness], handler: str = "echo hello", **more: Any
 ) -> tuple[Harness, Harness, Entry]:
-    """Both nodes, and a function that the first has made."""
+    """Both nodes, and a function that the first node has created."""
     first, second = nodes
     entry = await first.active(handler, **more)
     await known(second, first.now(entry))
@@ -122,25 +122,27 @@ async def known_to_both(
 async def accepted_by(
     harness: Harness, entry: Entry, count: int, due_at_ms: int | None = None
 ) -> list[str]:
-    """The ids of so much work that the node has accepted."""
+    """Queues `count` asynchronous invocations on the node; returns their ids."""
     current = harness.now(entry)
     records = [await harness.work.accept(current, Input(), due_at_ms) for _ in range(count)]
     return [record.invocation_id for record in records]
 
 
 async def scheduled(harness: Harness, name: str, every_seconds: int, **more: Any) -> None:
-    """A schedule of the function f."""
+    """Creates a schedule for the function f."""
     ids = {"id": "", "tenant_id": "", "function_id": ""}
     schedule = Schedule(**ids, name=name, every_seconds=every_seconds, **more)  # type: ignore[arg-type]
     await harness.services.schedules.create(TENANT, "f", schedule)
 
 
-# What is followed ----------------------------------------------------------------------------
+# Changes that other nodes take over ----------------------------------------------------------
 
 
 @promise("N20")
 async def test_every_function_change_reaches_other_nodes(nodes: tuple[Harness, Harness]) -> None:
-    """Its pools serve, change and close there as on the node that was asked."""
+    """The function's pools on other nodes must start, change and close as on the node that was
+    asked.
+    """
     first, second = nodes
     entry = await first.create("echo one")
     await seen(lambda: state_of(second) is FunctionState.PENDING)
@@ -221,7 +223,9 @@ def names_of(harness: Harness) -> set[str]:
 
 
 async def test_a_revoked_key_manages_nothing_elsewhere(nodes: tuple[Harness, Harness]) -> None:
-    """In the very next request, whatever that node knew."""
+    """The other node must refuse a revoked key in the very next request, even if it has cached the
+    key.
+    """
     first, second = nodes
     key, text = await make_key(first.services.keys, first.clock, TENANT, Scope.WRITE, None)
     await seen(lambda: not second.services.access.is_open)
@@ -236,7 +240,9 @@ async def test_a_revoked_key_manages_nothing_elsewhere(nodes: tuple[Harness, Har
 async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The node that is to run a call checks the credential that it is forwarded with."""
+    """The node that is to run a forwarded invocation checks the credential of the original
+    request.
+    """
     first, second = nodes
     key, text = await make_key(first.services.keys, first.clock, TENANT, Scope.INVOKE, None)
     await known(second, await first.active("echo hello"))
@@ -263,19 +269,22 @@ async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
 async def test_a_change_is_seen_by_its_notice_and_without_one_by_the_next_look(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: SQLite has no notices, and there nothing is seen before the next look."""
+    """Notices bring a change to other nodes at once. The control is SQLite, which has no notices:
+    there, other nodes see nothing before they next read the changes.
+    """
     monkeypatch.setattr(follower, "EVERY_S", 600.0)
     async with node(shared, "a") as first, node(shared, "b") as second:
-        await asyncio.sleep(full_wait(0.3))  # until they listen
+        await asyncio.sleep(full_wait(0.3))  # until the nodes listen
         await first.create()
         await seen(lambda: second.catalog.find(TENANT, "f"))
-        # Whoever ends the connections ends no following.
+        # A node continues to follow the others after the database has ended its connections.
         cluster = postgresql.running()
         assert cluster.disconnect(url_of(shared / "shared").rpartition("/")[2].partition("?")[0])
         await second.create(name="g")
         await seen(lambda: first.catalog.find(TENANT, "g"), within_s=5)
     async with node(shared, "c", "sqlite") as first, node(shared, "d", "sqlite") as second:
-        await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
+        # until both nodes have read the changes for the first time
+        await asyncio.sleep(full_wait(0.3))
         await first.create()
         await asyncio.sleep(full_wait(0.3))
         assert second.catalog.find(TENANT, "f") is None
@@ -305,7 +314,9 @@ async def test_a_server_that_is_alone_sends_no_notices(shared: Path, alone: bool
 
 @promise("N22")
 async def test_an_operation_uses_the_current_function(nodes: tuple[Harness, Harness]) -> None:
-    """Nobody waits between two nodes, as behind a balancer that takes turns."""
+    """A request must see what another node has just done, since a balancer can send each request to
+    a different node.
+    """
     for turn in range(4):
         first, second = nodes if turn % 2 else nodes[::-1]
         entry = await first.active(name=f"f{turn}")
@@ -356,7 +367,9 @@ async def test_a_disabled_tenant_stays_so_on_any_node(nodes: tuple[Harness, Harn
 
 @promise("N22")
 async def test_a_late_change_does_not_undo_a_newer_one(nodes: tuple[Harness, Harness]) -> None:
-    """A node's own change is stored, and another node's next one is there before its answer."""
+    """A node's own change is stored, and another node's next change arrives before the response of
+    the store to the first one.
+    """
     first, second, entry = await known_to_both(nodes)
     with held_up(first.store, "save", is_done=True) as save:
         scaling = asyncio.ensure_future(first.lifecycle.set_scaling(entry, 0, 3))
@@ -385,7 +398,7 @@ async def test_a_deployment_that_another_node_ends_is_over(nodes: tuple[Harness,
 
 @promise("N67")
 async def test_a_deployment_of_a_node_that_was_lost_is_ended_by_its_heir(shared: Path) -> None:
-    """Or by its own next start, and by no other's."""
+    """Only the heir of a lost node, or the next start of the same node, ends its deployment."""
     async with node(shared, "b") as second:
         await begins_to_deploy(shared, second)
         async with node(shared, "c") as three:
@@ -404,7 +417,7 @@ async def test_a_deployment_of_a_node_that_was_lost_is_ended_by_its_heir(shared:
 
 
 async def begins_to_deploy(shared: Path, other: Harness) -> None:
-    """Node a begins to deploy the function f of node b, and ends at once."""
+    """Node a begins to deploy the function f, which the other node created, and ends at once."""
     async with node(shared, "a") as first:
         entry = await other.create()
         first.sandboxes.may_start.clear()
@@ -452,7 +465,7 @@ async def test_a_delete_ends_instances_and_calls_on_the_other_node(
     await seen(lambda: entry.function.id not in second.pools._pools)
 
 
-# Work, ticks and deliveries ------------------------------------------------------------------
+# Asynchronous invocations, schedules and deliveries ------------------------------------------
 
 
 @promise("N23")
@@ -513,14 +526,16 @@ async def test_work_of_a_node_that_has_stopped_is_run_by_another(shared: Path) -
 
 @promise("N18")
 async def test_work_that_another_node_has_claimed_is_cancelled_from_any(shared: Path) -> None:
-    """Whether it is held there, or waits in line there for an instance."""
+    """An invocation can be cancelled while its node holds the claim, and while it waits for an
+    instance there.
+    """
     async with node(shared, "node-2") as second:
         entry = await second.active("sleep 30", max_instances=1)
         async with node(shared, "node-1", memory_mib=1) as first:
             accepted = await accepted_by(first, entry, 4)
             await seen(lambda: second.counts(entry) == {"busy": 1})
             backlog = second.dispatcher._backlogs[entry.function.id]
-            second.clock.time += 3  # from now on one of them may wait in line
+            second.clock.time += 3  # now one invocation may wait for an instance
             second.dispatcher.tick()
             await seen(lambda: len(backlog.running) == 2 and backlog.held)
             [held, *_] = backlog.held
@@ -595,7 +610,8 @@ async def test_a_tick_of_a_function_that_a_node_has_not_heard_of_is_not_missed(
 ) -> None:
     monkeypatch.setattr(follower, "EVERY_S", 600.0)
     async with node(shared, "a", "sqlite") as first, node(shared, "b", "sqlite") as second:
-        await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
+        # until both nodes have read the changes for the first time
+        await asyncio.sleep(full_wait(0.3))
         await first.active()
         await scheduled(first, "n", 60)
         assert second.catalog.find(TENANT, "f") is None
@@ -627,15 +643,17 @@ async def test_a_delivery_is_made_by_a_node_that_has_time_for_it(shared: Path) -
 
 
 class ClockOff(SystemClock):
-    """The clock of a machine that is two hours ahead."""
+    """The clock of a machine, which is two hours ahead."""
 
     _wall = staticmethod(lambda: time.time() + 7_200)
 
 
 @promise("N25")
 async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> None:
-    """Its work is begun by others at once and not before it is due, and the reverse."""
-    assert abs(ClockOff().unix() - time.time() - 7_200) < 1  # the control: so it is by itself
+    """Other nodes run its invocations at once, but not before they are due; and it does the same
+    with theirs.
+    """
+    assert abs(ClockOff().unix() - time.time() - 7_200) < 1  # control: the clock is wrong
     right, off = cast("Any", SystemClock()), cast("Any", ClockOff())
     async with (
         node(shared, "a", clock=off, memory_mib=1) as first,
@@ -657,7 +675,7 @@ async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> Non
         assert not (await second.services.schedules.runs(TENANT, "later", None, 10)).items
 
 
-# Counts --------------------------------------------------------------------------------------
+# Counts of invocations -----------------------------------------------------------------------
 
 
 @promise("N23")
@@ -686,8 +704,8 @@ async def test_a_day_s_quota_counts_the_calls_of_all_nodes(nodes: tuple[Harness,
 
 @promise("N32")
 async def test_a_corrected_error_is_counted_nowhere(nodes: tuple[Harness, Harness]) -> None:
-    """Neither with an invocation that a node has not stored yet, nor while a commit is under way:
-    then it is corrected the next time.
+    """A node counts no error that was corrected, neither together with an invocation that it has
+    not stored yet, nor during a commit: in that case, the count is corrected with the next commit.
     """
     first, second, entry = await known_to_both(nodes, "exit 1")
     await first.invoke(entry)
@@ -697,7 +715,8 @@ async def test_a_corrected_error_is_counted_nowhere(nodes: tuple[Harness, Harnes
     await second.invoke(entry)
     assert second.now(entry).counters.error_count == 2
 
-    def correct(connection: Connection) -> None:  # as `late.reopen`, and the end that follows
+    # like `late.reopen`, and the end of the invocation after it
+    def correct(connection: Connection) -> None:
         corrected = {"function_id": entry.function.id, "calls": 0, "errors": -1, "last": 0}
         run(connection, "add_to_counters", corrected)
 
@@ -750,7 +769,9 @@ async def test_who_catches_up_at_the_same_time_shares_a_read_that_begins_after_a
 async def test_a_change_that_cannot_be_taken_over_holds_up_no_other(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mistake of ours, or a row that a later release has written."""
+    """A change cannot be taken over if the code has a bug, or if a later release has written the
+    row.
+    """
     first, second = nodes
     is_broken, load, own = True, SqlQuotas.load, first.services.quotas._store
 
@@ -771,7 +792,7 @@ async def test_a_change_that_cannot_be_taken_over_holds_up_no_other(
 
 
 class Unheard(StrEnum):
-    """A kind of change that a later release has."""
+    """A kind of change that only a later release knows."""
 
     OF = "unheard-of"
 
@@ -784,7 +805,7 @@ async def unreachable() -> None:
 async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
     nodes: tuple[Harness, Harness],
 ) -> None:
-    """Who deletes a function would take it for deleted."""
+    """A client that deletes a function could take a wrong 404 for the proof that it is gone."""
     first, second = nodes
     entry = await first.active("echo 0")
     await first.services.urls.set(entry, FunctionUrl())
@@ -809,10 +830,10 @@ async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
         return [(answer.status_code, answer.json()["error_code"]) for answer in found]
 
     with away(others, "catch_up"):
-        # Of the last two the caller is none that a function is known to have.
+        # In the last two requests, the caller is not known to be a function.
         codes = ["STORE_UNAVAILABLE"] * (len(missing) - 2) + ["CAPACITY_FULL"] * 2
         assert await answers() == [(503, code) for code in codes]
-    assert await answers() == [(404, "NOT_FOUND")] * len(missing)  # the control
+    assert await answers() == [(404, "NOT_FOUND")] * len(missing)  # control
     await web.ask(204, "DELETE", path)
 
 

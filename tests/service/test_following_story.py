@@ -1,4 +1,4 @@
-"""Random operations on two nodes at once: in the end both have what the store has.
+"""Random operations on two nodes at once: in the end, both nodes match the store.
 
 Each node has a catalog, a lifecycle and pools of fake sandboxes. They follow each other when the
 story says so, and else go by what they knew last.
@@ -45,7 +45,7 @@ TENANT, NAMES = "default", ("f", "g")
 
 
 class ShellAlone:
-    """`Runtimes`, of which there is one."""
+    """The `Runtimes` of a node that has only the shell."""
 
     def with_snapshot(self, _tenant_id: str, spec: VersionSpec) -> VersionSpec:
         return spec.__replace__(runtime_snapshot=SHELL)
@@ -53,7 +53,7 @@ class ShellAlone:
 
 @dataclass
 class StoryNode:
-    """What one node has of the store."""
+    """The parts of a node that depend on the store."""
 
     store: SqlStore
     catalog: Catalog = field(default_factory=Catalog)
@@ -91,7 +91,7 @@ class StoryNode:
         self.numbers = iter(range(1_000))
 
     async def do(self, operation: str, name: str) -> None:
-        """One operation, which may be refused in ways that callers know."""
+        """Performs one operation, which may fail with errors that callers know."""
         with contextlib.suppress(QuiltfnError):
             await OPERATIONS[operation](self, name)
 
@@ -143,7 +143,7 @@ OPERATIONS: dict[str, Callable[[StoryNode, str], Awaitable[Any]]] = {
     "follow": lambda node, _: node.follower.refresh(),
 }
 STEPS = st.tuples(st.integers(0, 1), st.sampled_from(sorted(OPERATIONS)), st.sampled_from(NAMES))
-# Each group of steps happens at once.
+# The steps of a group run concurrently.
 STORIES = st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=12)
 
 
@@ -188,7 +188,7 @@ async def run(story: list[list[tuple[int, str, str]]]) -> None:
 
 
 def check_pool(node: StoryNode, entry: Entry) -> None:
-    """It serves what the function is, or nothing."""
+    """Checks that the pool serves the function's current version, or nothing."""
     pool = node.pools._pools.get(entry.function.id)
     if entry.function.state is not FunctionState.ACTIVE:
         assert pool is None or pool.model.current is None
@@ -199,7 +199,8 @@ def check_pool(node: StoryNode, entry: Entry) -> None:
     assert pool.model.prepared is None
 
 
-@example([[(0, "create", "f")], [(0, "policy", "f")]])  # the first policy is the default
+# setting the first policy changes the default one
+@example([[(0, "create", "f")], [(0, "policy", "f")]])
 @given(STORIES)
 @settings(max_examples=40)
 def test_two_nodes_have_what_the_store_has(story: list[list[tuple[int, str, str]]]) -> None:

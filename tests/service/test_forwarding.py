@@ -1,5 +1,5 @@
-"""Requests that another node answers: two servers over copies of the same data, one of which sends
-requests on to the other without a network between them.
+"""Requests that another node answers: two servers over copies of the same data. The first forwards
+requests to the second without a network.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ from timeouts import scaled
 
 
 class PeerResponse(PeerAnswer):
-    """Without a connection. `cut_after`: the node is lost after so many bytes. `method`: HEAD has
-    an answer without a body.
+    """A response without a connection. `cut_after`: the node is lost after this number of bytes.
+    `method`: a response to HEAD has no body.
     """
 
     def __init__(self, response: Response, cut_after: int | None, method: str = "GET") -> None:
@@ -78,7 +78,7 @@ class PeerResponse(PeerAnswer):
 
 
 class OneRequest:
-    """`PeerRequest`: a block that is entered once the network is there."""
+    """A `PeerRequest`: a block that is entered once the network is available."""
 
     def __init__(
         self, network: "Network", block: contextlib.AbstractAsyncContextManager[PeerResponse]
@@ -95,8 +95,8 @@ class OneRequest:
 
 
 class Network:
-    """`Peers` of nodes in this process. `broken`: what is raised in place of an answer. `is_there`:
-    until it is set, requests wait for their connections.
+    """The `Peers` of nodes in this process. `broken`: the exception to raise instead of a response.
+    `is_there`: until this event is set, requests wait for their connections.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class Network:
         request = Request(method, path.decode(), headers_of(list(headers)), query)
         request.target = target
         request.feed(body)
-        # As over a network: nothing is shared.
+        # Encoded and decoded, as over a network, so that the nodes share no objects.
         call = msgspec.json.decode(msgspec.json.encode(call), type=ForwardedCall)
         self.sent.append((node, request.headers, call))
         self.requests.append(request)
@@ -134,18 +134,19 @@ class Network:
         answering = asyncio.ensure_future(self.apps[node](request, call))
         try:
             yield PeerResponse(await asyncio.shield(answering), self.cut_after, method)
-        finally:  # as where a connection ends
+        finally:  # as at the end of a connection
             request.is_lost = True
             request.wake()
             await asyncio.wait({answering})
 
 
 class Placed:
-    """`Placement` that a test decides. `goes_to`: the nodes that are to be tried."""
+    """A `Placement` that a test controls. `goes_to`: the nodes to try, in this order."""
 
     def __init__(self) -> None:
         self.goes_to: list[str] = []
-        self.ready: list[str] = []  # of those, where an instance is ready as far as is known
+        # those nodes of `goes_to` that are known to have a ready instance
+        self.ready: list[str] = []
         self.functions: set[tuple[str, int]] = set()
         self.calls: list[tuple[str, str]] = []
         self.refuses: Refusal | None = None
@@ -193,7 +194,9 @@ class Placed:
 
 
 class Nodes:
-    """Two nodes: `http` is a client of the first, which sends calls on to the second, `there`."""
+    """Two nodes: `http` is a client of the first, which forwards invocations to the second,
+    `there`.
+    """
 
     def __init__(self, here: Harness, there: Harness) -> None:
         self.here, self.there = here, there
@@ -227,13 +230,13 @@ class Nodes:
         return await self.http.post(path, json={"payload": payload}, headers=more)
 
     def runs(self, name: str) -> Any:
-        """What the second server has of the function."""
+        """The function's entry on the second server."""
         return self.there.catalog.by_name("default", name)
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the functions that both servers have."""
+    """A data directory with the functions that both servers have."""
     path = tmp_path_factory.mktemp("data")
 
     async def make() -> None:
@@ -260,7 +263,7 @@ async def nodes(tmp_path: Path, data_dir: Path) -> AsyncIterator[Nodes]:
 @promise("N94")
 async def test_a_fleet_without_keys_answers_nobody_once_there_may_be_some(nodes: Nodes) -> None:
     access = nodes.here.services.access
-    access._stale_after_s = 10.0  # as on a node of a fleet
+    access._stale_after_s = 10.0  # as on a node in a fleet
     for _ in range(2):
         assert (await nodes.call("cat", "grain")).status_code == 200
         assert (await nodes.http.get("/api/functions")).status_code == 200
@@ -271,7 +274,9 @@ async def test_a_fleet_without_keys_answers_nobody_once_there_may_be_some(nodes:
 
 
 async def test_a_call_runs_where_it_is_placed_and_is_sent_on_once(nodes: Nodes) -> None:
-    """Whatever the other node would do with a call of its own client."""
+    """A forwarded invocation runs where it was sent, even if that node would place its own
+    invocations elsewhere.
+    """
     nodes.placed_there.goes_to = ["node-1"]
     answer = await nodes.call("cat", "grain")
     assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
@@ -323,8 +328,8 @@ async def test_credentials_and_keys_stay_where_they_were_checked(nodes: Nodes) -
 
 @promise("N96")
 async def test_a_call_refused_for_its_version_goes_with_the_newer(nodes: Nodes) -> None:
-    """That node has heard of an update first. One that has not, and still refuses, is not asked
-    again.
+    """The refusing node has heard of an update first, so the invocation is sent again with the
+    newer version. A node that still refuses is not asked a third time.
     """
     entry = nodes.here.catalog.by_name("default", "says")
 
@@ -348,8 +353,8 @@ LOAD = PoolLoad("f", 1, busy=1, slots=1)
 async def test_a_node_that_does_not_run_a_call_has_done_nothing_and_the_next_is_tried(
     nodes: Nodes, failure: str, load: PoolLoad | None
 ) -> None:
-    """`drained meanwhile`: after the call's head, and before its body had come. Without a load, it
-    does not count as ready.
+    """`drained meanwhile`: the node was drained after it got the head of the request, and before
+    the body arrived. A node that reports no load does not count as ready.
     """
     nodes.placed_there.own_load = load
     if failure == "refusal":
@@ -358,7 +363,8 @@ async def test_a_node_that_does_not_run_a_call_has_done_nothing_and_the_next_is_
         nodes.network.broken = PeerUnavailable("refused", may_have_run=False)
     else:
         nodes.placed_there.is_taking = False
-        await nodes.there.lifecycle.pause(nodes.runs("cat"))  # so it is not executed
+        # this node runs no invocation of the function
+        await nodes.there.lifecycle.pause(nodes.runs("cat"))
     assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
     assert (nodes.here.sandboxes.calls, nodes.there.sandboxes.calls) == (1, 0)
     assert nodes.placed.loads == [("node-2", load)]
@@ -366,7 +372,9 @@ async def test_a_node_that_does_not_run_a_call_has_done_nothing_and_the_next_is_
 
 @promise("N93")
 async def test_a_call_waits_where_a_ready_instance_was_taken(nodes: Nodes) -> None:
-    """And not here, where it would wait for a slot that the other node needs."""
+    """If the invocation waited on the first node, it would wait for a slot that the second node
+    needs.
+    """
     nodes.placed.ready = ["node-2"]
     nodes.placed_there.refuses, nodes.placed_there.takes_waiting = Refusal.BUSY, True
     assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
@@ -466,7 +474,9 @@ async def test_a_handler_gets_its_own_credentials_at_any_node(nodes: Nodes) -> N
 async def test_a_call_that_left_a_record_at_a_node_is_not_sent_to_the_next(
     nodes: Nodes, is_url: bool
 ) -> None:
-    """It was not begun there, for the node was to start nothing any more. Its record is final."""
+    """The second node did not start the handler, but its record is final: if the first node then
+    ran the invocation, the record would be wrong.
+    """
     await set_url(nodes, "cat", auth="none")
     nodes.placed_there.is_taking = False
     call = nodes.http.post("/fn/cat", content=b"grain") if is_url else nodes.call("cat", "grain")
@@ -515,8 +525,8 @@ async def test_a_call_that_is_only_accepted_is_accepted_here(nodes: Nodes) -> No
 
 
 async def started_there(nodes: Nodes) -> "tuple[asyncio.Task[httpx.Response], str]":
-    """A call of a function that sleeps, which the second node runs; the path of its record, which
-    the first server has as well, as in a fleet with one store.
+    """An invocation that runs on the second node, and the path of its record. The first server has
+    the record too, as in a fleet with one store.
     """
     call, function_id = asyncio.create_task(nodes.call("sleeps")), nodes.runs("sleeps").function.id
     await until(lambda: nodes.there.sandboxes.calls == 1)
@@ -539,7 +549,9 @@ async def test_a_call_that_runs_there_is_cancelled_there(nodes: Nodes) -> None:
 async def test_what_a_cancelled_call_has_left_there_is_asked_for_until_it_has_ended(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its record is final by then. Of a node that cannot be reached the record is all there is."""
+    """The record is final before the processes have ended, so a repeated request must still ask the
+    other node. If that node cannot be reached, the record alone decides the response.
+    """
     monkeypatch.setattr("quiltfn.calls.invoke.KILLED_WITHIN_S", 0.02)
     call, path = await started_there(nodes)
     path += "/cancel"
@@ -569,7 +581,7 @@ async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -
 
 @promise("N18")
 async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: Nodes) -> None:
-    """But for what changes something: nobody knows whether that was done."""
+    """Only requests that change something fail: nobody knows whether the node carried them out."""
     call, path = await started_there(nodes)
     nodes.network.broken = PeerUnavailable("it is silent", may_have_run=True)
     answer = await nodes.http.get(path)
@@ -581,8 +593,9 @@ async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: 
 @pytest.mark.parametrize("on_disconnect", ["", "cancel"])
 @pytest.mark.parametrize("turns", [None, 0, 1, 2, 3])
 async def test_a_request_given_up_leaves_none_there(on_disconnect: str, turns: int | None) -> None:
-    """Also where it is ended itself: while it waits for the head of the answer, or so many turns of
-    the event loop after that has come.
+    """The other node must not continue a request that nobody waits for. `turns`: the request is
+    cancelled this many turns of the event loop after the head of the response; None: before the
+    head.
     """
     under_way, may_answer = list[str](), asyncio.Event()
 
@@ -622,7 +635,7 @@ async def test_a_request_given_up_leaves_none_there(on_disconnect: str, turns: i
 
 
 def cancelled_with_its_client() -> Request:
-    """A call of `sleeps` that ends when its client goes away."""
+    """An invocation of `sleeps` that is cancelled when its client disconnects."""
     headers = {"host": "127.0.0.1", "content-type": "application/json", "x-on-disconnect": "cancel"}
     request = Request("POST", "/api/functions/invoke/sleeps", Headers(headers))
     request.target = b"/api/functions/invoke/sleeps"
@@ -662,7 +675,7 @@ async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None
 
 @promise("N50")
 async def test_instances_are_of_both_nodes(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compression, "FROM_BYTES", 1)  # as long lists are
+    monkeypatch.setattr(compression, "FROM_BYTES", 1)  # as for a long list
     await nodes.call("cat", "grain")
     nodes.placed.goes_to = []
     await nodes.call("cat", "grain")
@@ -675,7 +688,7 @@ async def test_instances_are_of_both_nodes(nodes: Nodes, monkeypatch: pytest.Mon
     assert {one["node_id"] for one in found["instances"]} == {"one", "node-1"}
     ages = [one["age_seconds"] for one in found["instances"]]
     assert ages == sorted(ages, reverse=True)
-    # The other node was asked for the same caller, and did not ask any further.
+    # The second node got the same caller, and forwarded the request to no other node.
     assert [(node, call.caller is not None) for node, _, call in nodes.network.sent[-2:]] == [
         ("node-2", True),
         ("node-2", True),

@@ -1,4 +1,4 @@
-"""Calls, from the request to the record: what a caller gets, and what is kept of it."""
+"""Invocations from the request to the record: the caller's result, and the stored record."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ async def test_create_deploy_invoke(server: Harness) -> None:
     entry = await server.lifecycle.deploy(entry)
     record = await server.invoke(entry)
     assert (record.status, record.exit_code, record.stdout) == (Status.SUCCESS, 0, b"hello\n")
-    assert record.cold_start is False  # deploy made one ready
+    assert record.cold_start is False  # the deployment started an instance
     assert (record.version, record.source, record.attempt) == (1, Source.SYNC, 1)
     assert await server.records(entry) == [record]
     assert entry.counters.invocation_count == 1
@@ -88,7 +88,9 @@ async def test_a_wait_that_is_over_refuses_and_leaves_no_record(server: Harness)
 async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_and_no_more(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database is away for long, and callers go on trying a function that cannot start."""
+    """The number of records that wait for the store is limited. The database is unavailable for a
+    long time, and callers keep invoking a function that cannot start.
+    """
     entry = await server.active()
     for sandbox in list(server.sandboxes.alive.values()):
         sandbox.end_by_itself()
@@ -104,7 +106,9 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
                 await server.invoke(entry)
             reported.append(error.value.invocation_id)
         assert None in reported[10:]
-        with pytest.raises(RuntimeUnavailable) as error:  # of accepted work somebody waits for it
+        # The record of an asynchronous invocation is kept in any case, since its caller waits for
+        # it.
+        with pytest.raises(RuntimeUnavailable) as error:
             await server.invoke(entry, conclude=lambda _: WorkOutcome())
         reported.append(error.value.invocation_id)
     kept = {one for one in reported if one is not None}
@@ -191,5 +195,5 @@ async def test_a_warm_call_reads_nothing(server: Harness, monkeypatch: pytest.Mo
     for _ in range(20):
         await server.invoke(entry)
     assert reads == []
-    await server.store.versions(entry.function.id)  # the count itself works
+    await server.store.versions(entry.function.id)  # control: reads are counted
     assert len(reads) == 1

@@ -1,4 +1,4 @@
-"""The verbs over functions: what is promised of each, alone, interrupted and many at once."""
+"""Operations on functions, such as deploy and pause: alone, interrupted, and many at once."""
 
 import asyncio
 from pathlib import Path
@@ -53,7 +53,7 @@ async def test_a_deploy_not_prepared_is_an_error(server: Harness, handler: str) 
     assert entry.function.state is FunctionState.ERROR
     assert entry.function.error_message
     await until(lambda: server.sandboxes.alive == {})
-    # And once it is mended it can be deployed.
+    # Once the handler is fixed, the function can be deployed.
     entry = await server.lifecycle.update(entry, {"handler": "echo hello"})
     entry = await server.lifecycle.deploy(entry)
     assert entry.function.state is FunctionState.ACTIVE
@@ -63,7 +63,7 @@ async def test_a_deploy_not_prepared_is_an_error(server: Harness, handler: str) 
 async def test_what_a_program_wrote_is_told_of_the_function_and_not_to_its_callers(
     server: Harness,
 ) -> None:
-    """Callers, and lists, have the sentence alone."""
+    """Callers and lists get only the reason, without the output of the program."""
     entry = await server.active()
 
     for sandbox in list(server.sandboxes.alive.values()):
@@ -86,7 +86,7 @@ async def test_a_long_deploy_goes_on(server: Harness, monkeypatch: pytest.Monkey
     entry = await server.lifecycle.deploy(await server.create())
     assert entry.function.state is FunctionState.DEPLOYING
     server.sandboxes.may_start.set()
-    entry = await server.lifecycle.deploy(entry)  # the same deployment, awaited again
+    entry = await server.lifecycle.deploy(entry)  # joins the same deployment
     await until(lambda: server.now(entry).function.state is FunctionState.ACTIVE)
     assert len(server.sandboxes.created) == 1
 
@@ -105,7 +105,7 @@ async def test_what_is_updated_while_deploying_is_what_serves(server: Harness) -
 
 @promise("N67")
 async def test_deployments_write_later(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The disk is full at the moment at which the deployment is done, and has room a minute later.
+    # The disk is full when the deployment ends, and has room a minute later.
     monkeypatch.setattr("quiltfn.base.store_retry.STORE_AGAIN_S", 0.01)
     for handler, ends in (
         ("echo hello", FunctionState.ACTIVE),
@@ -113,10 +113,11 @@ async def test_deployments_write_later(server: Harness, monkeypatch: pytest.Monk
     ):
         entry = await server.create(handler, name=str(ends))
         refusals = [StoreUnavailable()] * 3
-        with failing(server.store, "save", *refusals, after=1) as save:  # the first: `deploying`
+        # The first save, of the state `deploying`, succeeds.
+        with failing(server.store, "save", *refusals, after=1) as save:
             entry = await server.lifecycle.deploy(entry)
         assert (entry.function.state, save.call_count) == (ends, 5)
-    assert len(server.sandboxes.created) == 1  # it waited with its instance
+    assert len(server.sandboxes.created) == 1  # it kept its instance while it waited
 
 
 async def test_a_refused_change_of_a_stale_function_is_then_made(server: Harness) -> None:
@@ -144,14 +145,14 @@ async def test_pause_refuses_who_waits_and_leaves_nothing_ready(server: Harness)
     assert error.value.details == {"state": "paused"}
     assert (await running).status is Status.SUCCESS
     await until(lambda: server.counts(entry) == {})
-    entry = await server.lifecycle.pause(entry)  # once more is fine
+    entry = await server.lifecycle.pause(entry)  # a second pause has no effect
     entry = await server.lifecycle.resume(entry)
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
 async def test_pause_and_resume_at_once_while_deploying_ends_active(server: Harness) -> None:
-    # A user presses pause and thinks better of it. The first deployment learns that it was ended
-    # only when the function is being deployed again, and must not take that for its own failure.
+    # A user pauses the function and resumes it at once. The first deployment learns of its end only
+    # when the function is being deployed again, and must not store a failure then.
     entry, _ = await started(server)
     entry = await server.lifecycle.pause(entry)
     resuming = server.background(server.lifecycle.resume(entry))
@@ -231,7 +232,7 @@ async def test_a_restart_restores_and_deploys_what_was_deploying(tmp_path: Path)
         await until(lambda: server.now(deploying).function.state is FunctionState.DEPLOYING)
     async with open_harness(tmp_path) as server:
         states = {entry.function.name: entry.function.state for entry in server.catalog.all()}
-        # Its deployment goes on in the background since the start, and may be over by now.
+        # Its deployment has continued in the background since the start, and may be over by now.
         assert states.pop("deploying") in (FunctionState.DEPLOYING, FunctionState.ACTIVE)
         assert {name: state.value for name, state in states.items()} == {
             name: name for name in ("pending", "active", "paused", "error")
@@ -275,7 +276,7 @@ async def test_delete_and_create_of_one_name_again_and_again_never_lose_the_name
 
 
 async def test_a_name_taken_again_stays_with_its_new_owner(server: Harness) -> None:
-    # The store frees a name a moment before the catalog hears of it; in between somebody is faster.
+    # The store frees a name a moment before the catalog does; another function takes it in between.
     old = await server.create(name="one")
     new = await server.create(name="two")
     new = server.catalog.replace(replace(new.function, name="one"))

@@ -1,5 +1,5 @@
-"""A response whose length callers choose waits for memory, so that nobody takes it from others; and
-it is made in slices, so that others' requests are answered meanwhile.
+"""A response whose length callers choose waits for memory, so that it takes none from others. It is
+encoded in slices, so that the server handles other requests meanwhile.
 """
 
 import asyncio
@@ -32,7 +32,8 @@ from service.routes import Web, id_of
 pytestmark = promise("A24")
 
 LONG = "\x01" * 30_000
-# Everything else that can be read waits for memory, if it isn't numbers alone. Why these do not:
+# All other reads wait for memory, unless the response has only numbers. The keys say why these
+# reads need not wait.
 SHORT = {
     "a page of this program": r"/|/(health|docs|ui).*|/openapi.json|/metrics|.*/(help|examples)",
     "numbers and states": r".*/(health|pools?|info|doctor|egress|queue|timeline)",
@@ -43,7 +44,7 @@ SHORT = {
 
 
 def is_short(route: AnyRoute) -> bool:
-    """Whether callers can't make the response long."""
+    """Whether the length of the response is bounded."""
     answer = route.answer
     if is_shape(answer) and {one.kind for one in fields_of(answer).values()} <= {int, float, bool}:
         return True
@@ -51,8 +52,8 @@ def is_short(route: AnyRoute) -> bool:
 
 
 def long_paths(record: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """The routes whose responses may be long, and a path of each: of the function `f`, the record
-    of an invocation of it, a runtime called `long` and a schedule called `often`.
+    """The routes whose responses may be long, each with a path: of the function `f`, the record of
+    an invocation of `f`, a runtime called `long`, and a schedule called `often`.
     """
     values = {
         "{function_id}": record["function_id"],
@@ -116,13 +117,13 @@ async def test_every_response_with_texts_of_callers_waits_for_memory(
 
 
 NULS = bytes(4 * 1024 * 1024)
-# Of the time that the whole output takes as JSON, the longest step of the event loop has at most
-# this part.
+# The longest step of the event loop may take at most this part of the time that it takes to encode
+# the whole output as JSON.
 PART = 1 / 5
 
 
 class Steps:
-    """The longest step of the event loop, in seconds of its processor's time."""
+    """Measures the longest step of the event loop, in seconds of CPU time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         run, self.longest = asyncio.Handle._run, 0.0
@@ -135,11 +136,13 @@ class Steps:
         monkeypatch.setattr(asyncio.Handle, "_run", timed)
 
     async def of(self, web: Web, method: str, path: str, body: bytes = b"") -> Response:
-        """The response to a request, by an app of its own; `longest` is what it took."""
+        """Returns the response to a request of a new app, and sets `longest` to its longest
+        step.
+        """
         app, headers = make_app(web.harness.services), {"host": "127.0.0.1"}
         headers["content-type"] = "application/json"
         request = request_of(method, path, headers, body)
-        gc.disable()  # whose steps have the length of all objects there are
+        gc.disable()  # a collection takes time for every object of the process
         try:
             await asyncio.sleep(0)
             self.longest = 0.0
@@ -152,7 +155,7 @@ class Steps:
 
 
 async def long_record(web: Web) -> dict[str, str]:
-    """An invocation whose input and output are `NULS`."""
+    """The path parameters of an invocation whose input and output are `NULS`."""
     function = await web.function()
     await web.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
     request = Request(payload=NULS, may_write=True)
@@ -202,7 +205,7 @@ async def test_head_of_a_record_reads_no_output(web: Web, monkeypatch: pytest.Mo
     path = "/api/functions/{function_id}/invocations/{invocation_id}".format(**record)
     response = await Steps(monkeypatch).of(web, "HEAD", path)
     assert (response.status, response.header("content-type")) == (200, "application/json")
-    assert not isinstance(response.body, bytes)  # so that no length is said, which would be wrong
+    assert not isinstance(response.body, bytes)  # a stream, so that no wrong Content-Length is sent
     assert [piece async for piece in response.body] == []
 
 
@@ -211,7 +214,7 @@ async def test_head_of_a_record_reads_no_output(web: Web, monkeypatch: pytest.Mo
 async def test_every_long_page_of_this_program_is_one_that_all_clients_share(
     web: Web, monkeypatch: pytest.MonkeyPatch, packing: str
 ) -> None:
-    """Whoever reads it slowly takes memory from nobody then."""
+    """A client that reads such a page slowly must not take memory from others."""
     long = WebFile.of("long.html", b"x" * (COPIED_BYTES + 1), is_packed=False)
     monkeypatch.setattr(web_files, "files", lambda _: {"index.html": long, "long.html": long})
     own, lengths = SHORT["a page of this program"], {}

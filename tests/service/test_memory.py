@@ -1,4 +1,6 @@
-"""The memory of the machine over whole calls: who waits for it, who leaves, who is told no."""
+"""The machine's memory during whole invocations: which invocations wait for it, which instances are
+evicted, and which invocations are refused.
+"""
 
 import asyncio
 import ctypes
@@ -21,7 +23,7 @@ from service.platform_harness import Harness, open_harness, until
 
 pytestmark = promise("P7")
 
-CACHED_STATEMENTS = 128  # of a connection, by the default of the driver
+CACHED_STATEMENTS = 128  # the driver's default for one connection
 
 
 def evictions() -> float:
@@ -68,8 +70,8 @@ async def test_an_idle_instance_leaves_for_a_call_with_a_log_line(tmp_path: Path
 
 
 async def test_an_instance_gone_while_another_is_measured_is_fine(tmp_path: Path) -> None:
-    # The reaper measures two idle instances; while the launcher answers for the first, the second
-    # is ended. The reaper must not end with it.
+    # The reaper measures two idle instances. The second ends while the launcher responds for the
+    # first; this must not end the reaper.
     async with open_harness(tmp_path) as harness:
         entry = await harness.active("sleep 0.01", max_instances=2)
         calls = [await harness.running(entry), await harness.running(entry)]
@@ -92,7 +94,8 @@ async def test_an_instance_gone_while_another_is_measured_is_fine(tmp_path: Path
 async def test_functions_that_come_and_go_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither objects nor memory of SQLite, without its caches of pages and statements.
+    """A deleted function leaves neither objects nor memory in SQLite, apart from SQLite's caches of
+    pages and statements.
 
     Both caches have a limit and are emptied before each look: a cached statement keeps the values
     of its last run, 100 KB together, more or less. What a function leaves is in each batch; what
@@ -115,10 +118,10 @@ async def test_functions_that_come_and_go_leave_nothing(
             await harness.invoke(entry)
             await harness.lifecycle.delete(harness.now(entry))
         await harness.journal.synced()
-        # A pool stays for the time that running invocations of a deleted function have to end.
+        # The pool of a deleted function stays for the grace period of running invocations.
         await until(lambda: not any("_end_deleted" in repr(one) for one in asyncio.all_tasks()), 90)
         used = [0, 1]
-        while used[-1] != used[-2]:  # what the last deletions began is over
+        while used[-1] != used[-2]:  # until the tasks of the last deletions have ended
             await asyncio.sleep(0.3)
             await harness.store.database.write(shrink)
             await harness.store.database.read(shrink)
@@ -133,6 +136,6 @@ async def test_functions_that_come_and_go_leave_nothing(
             statistics.median(after - before for before, after in itertools.pairwise(values))
             for values in zip(*seen, strict=True)
         )
-        # The fake sandboxes keep one for each.
+        # The fake sandboxes keep one object for each function.
         assert objects < batch * 2, f"a function leaves objects: {seen}"
         assert used < batch * 20, f"a function leaves memory of SQLite: {seen}"

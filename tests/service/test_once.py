@@ -1,4 +1,4 @@
-"""An Idempotency-Key has one execution, whatever fails before the handler ran or after it.
+"""An invocation with an Idempotency-Key runs once, whatever fails before or after the handler.
 
 A real store and journal, and sandboxes that count how often a handler was given a call.
 """
@@ -50,11 +50,11 @@ class KeyedApp(Web):
 
     @property
     def runs(self) -> int:
-        """How many invocations handlers got."""
+        """The number of invocations that handlers got."""
         return self.harness.sandboxes.calls
 
     async def directly(self) -> tuple[int, Header]:
-        """A call without a key, and without a client library: its status and headers."""
+        """The status and headers of an invocation without a key, sent without a client library."""
         headers = {"host": "127.0.0.1", "content-type": "application/json"}
         app = make_app(self.harness.services)
         response = await app(request_of("POST", self.path, headers, b"{}"))
@@ -210,7 +210,8 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
     door.harness.store.database.busy_timeout_s = HELD_S
     with fault(tmp_path):
         invocation_id = invocation_of(await first, "STORE_UNAVAILABLE")
-        # The key is neither answered nor free: further requests get 503, and nothing runs.
+        # The key has no stored response, but is not free either: further requests get 503, and
+        # nothing runs.
         assert (await door.call()).status_code == 503
     door.harness.store.database.busy_timeout_s = BUSY_TIMEOUT_S
     again = await door.call()
@@ -279,7 +280,7 @@ async def test_a_record_is_stored_before_the_response_that_repetitions_get(
 
     monkeypatch.setattr(door.idempotency, "_store", looking)
     assert (await door.call()).status_code == 200
-    await door.call({})  # the control: without a key an answer waits for nothing
+    await door.call({})  # control: without a key, the response does not wait for the record
     assert unstored == [0]
     assert journal._written > journal._kept
 

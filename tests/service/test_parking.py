@@ -1,4 +1,4 @@
-"""Instances that are started only to be parked: after a restart, and after a call that failed."""
+"""Instances that are started only to be parked: after a restart, and after a failed invocation."""
 
 import asyncio
 from pathlib import Path
@@ -22,7 +22,9 @@ PARKED = {"warming": 1}
 
 @pytest.fixture(autouse=True)
 def _worth_parking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every version is, but that of an `exit`; fake sandboxes run no Python."""
+    """Makes every version worth parking, except those whose handler is an `exit`: fake sandboxes
+    run no Python, for which this is measured.
+    """
 
     def footprint(spec: VersionSpec) -> Footprint:
         return Footprint(limit_mib=256.0, idle_mib=1.0, parks=not spec.handler.startswith("exit"))
@@ -43,7 +45,7 @@ def sandbox_of(harness: Harness, entry: Entry) -> str:
 async def served_by(
     path: Path, handlers: dict[str, str], calls: dict[str, int]
 ) -> dict[str, Entry]:
-    """The functions of a server that has ended by now."""
+    """Creates functions on a server, and returns them after it has ended."""
     async with open_harness(path) as harness:
         entries = {name: await harness.active(handlers[name], name=name) for name in handlers}
         for name, many in calls.items():
@@ -80,7 +82,9 @@ async def test_they_are_made_one_at_a_time(tmp_path: Path) -> None:
 
 
 async def of_tenants(path: Path, names: dict[str, list[str]]) -> list[Entry]:
-    """Functions of several tenants, of a server that has ended by now; they are their handlers."""
+    """Creates functions of several tenants on a server, and returns them after it has ended. The
+    names are the handlers.
+    """
     entries = []
     async with open_harness(path) as harness:
         for tenant, handlers in names.items():
@@ -93,7 +97,9 @@ async def of_tenants(path: Path, names: dict[str, list[str]]) -> list[Entry]:
 
 
 class SlowStarts(FakeSandboxes):
-    """`wanted`: the handlers in the order of their starts. Those of `slow` take until `held`."""
+    """Sandboxes that may start slowly. `wanted`: the handlers in the order of their starts. Those
+    in `slow` start once `held` is set.
+    """
 
     def __init__(self, *slow: str) -> None:
         super().__init__()
@@ -109,7 +115,7 @@ class SlowStarts(FakeSandboxes):
 
 
 async def test_tenants_take_turns(tmp_path: Path) -> None:
-    """Many functions of one do not hold up those of others."""
+    """Many functions of one tenant do not delay those of other tenants."""
     names = {
         "a": [f"echo a{one}" for one in range(6)],
         "b": ["echo b0", "echo b1"],
@@ -175,7 +181,8 @@ async def test_half_of_the_memory_is_left_for_calls(tmp_path: Path) -> None:
             return made
 
     async with open_harness(tmp_path, memory_mib=1024, fakes=Large()) as harness:
-        await until(lambda: harness.pools.memory.held_mib == 400)  # measured, each before the next
+        # each instance is measured before the next one starts
+        await until(lambda: harness.pools.memory.held_mib == 400)
         for _ in range(200):
             await asyncio.sleep(0.001)
         assert parked(harness, *entries.values()) == 2

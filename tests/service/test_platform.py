@@ -1,4 +1,6 @@
-"""The composition root: parts open in order of need and close backwards, wherever opening fails."""
+"""The composition root opens parts in the order in which they need each other, and closes them in
+reverse, whichever part fails to open.
+"""
 
 import asyncio
 import contextlib
@@ -31,11 +33,11 @@ CLOSED = ["background", "pools", "sandboxes", "idempotency", "journal", "store"]
 
 
 class Broken(Exception):
-    """What a step of a start raises in these tests."""
+    """The error that a step of a start raises in these tests."""
 
 
 class Recorder:
-    """Opens platforms in one directory. `opened`, `closed`: the parts, in the order of that."""
+    """Opens platforms in one directory. `opened`, `closed`: the names of parts, in order."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.opened, self.closed = path, list[str](), list[str]()
@@ -49,7 +51,7 @@ class Recorder:
             try:
                 yield store
             finally:
-                await store.ping()  # whoever is closed before may still write
+                await store.ping()  # parts that are closed earlier may still write
                 self.closed.append("store")
 
     @contextlib.asynccontextmanager
@@ -100,7 +102,7 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
 async def test_parts_open_in_order_of_need_and_close_backwards(
     recorder: Recorder, fails: bool
 ) -> None:
-    """Also if something fails inside; nothing goes on behind the platform."""
+    """This also holds if the block fails; no task survives the platform."""
     before = asyncio.all_tasks()
     with pytest.raises(Broken) if fails else contextlib.nullcontext():
         async with recorder.platform():
@@ -114,7 +116,7 @@ async def test_parts_open_in_order_of_need_and_close_backwards(
     assert asyncio.all_tasks() == before
 
 
-# Which step fails, and what is closed by then.
+# The step of the start that fails, and the parts that are closed after it.
 HALF_WAY = [
     (SpoolJournal, "start", ["store"]),
     (SqlIdempotencyStore, "start", ["journal", "store"]),
@@ -142,7 +144,7 @@ async def test_a_start_that_fails_half_way_closes_what_was_open(
             await recorder.platform().__aenter__()
     assert recorder.closed == closed
     assert asyncio.all_tasks() == before
-    async with recorder.platform():  # nothing of the first is in the way of the next
+    async with recorder.platform():  # nothing that the failed start left prevents the next one
         pass
 
 
@@ -164,7 +166,7 @@ async def test_an_address_for_strangers_is_refused_before_sandboxes(recorder: Re
 async def test_a_start_that_is_cancelled_closes_what_was_open(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM while functions are being restored."""
+    """A start is cancelled by SIGTERM while it restores functions."""
     restoring = asyncio.Event()
 
     async def forever(_: Lifecycle) -> None:
@@ -180,11 +182,11 @@ async def test_a_start_that_is_cancelled_closes_what_was_open(
     assert recorder.closed == CLOSED[1:]
 
 
-# Who hears of what on a server that is alone, in this order.
+# The listeners of each signal on a standalone server, in their order.
 HEARERS = {
     "invoker.on_opened": ["Events.call_started"],
-    # A call that ended may free an instance, then whoever waits for it goes on, then the next one
-    # may begin; what others are told of it comes last.
+    # The end of an invocation may free an instance, which the invocation waiting for it gets before
+    # a new one can start. Other listeners follow at the end.
     "invoker.on_closed": [
         "Dispatcher.call_ended",
         "Waiters.call_ended",

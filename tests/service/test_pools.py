@@ -1,4 +1,4 @@
-"""The shell around the pure pool: hand-overs and give-backs in the moments that hurt."""
+"""The asyncio part of a pool: leases that end or are handed over at difficult moments."""
 
 import asyncio
 from pathlib import Path
@@ -19,7 +19,7 @@ CALL = Call(payload=None, environment={}, replaces_environment=False, timeout_s=
 
 
 class Caller:
-    """Holds an instance until it is told to give it back."""
+    """Holds a leased instance until it is told to return it."""
 
     def __init__(self, server: Harness, function_id: str) -> None:
         self._lease = server.pools.lease(function_id)
@@ -48,13 +48,15 @@ async def callers(server: Harness, entry, count: int) -> list[Caller]:
 
 @promise("P2")
 async def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on(server: Harness) -> None:
-    # Ben's call ends and the pool hands his instance to Ann; in the same tick, before her task has
-    # woken up, her connection breaks and she is cancelled. Cem, behind her, must get it.
+    # Ben's invocation ends, and the pool gives his instance to Ann. In the same turn of the event
+    # loop, before her task has resumed, her connection breaks and she is cancelled. Cem, who is
+    # next, must get the instance.
     entry = await server.active(max_instances=1)
     ben, ann, cem = await callers(server, entry, 3)
     await ben.ends()
     pool = server.pools._pools[entry.function.id]
-    await until(lambda: pool.model.held_by(2))  # Ann, whose task has not run since
+    # Ann has the instance, but her task has not resumed since
+    await until(lambda: pool.model.held_by(2))
     assert not ann.has_it.is_set()
     ann.task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -65,13 +67,13 @@ async def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on(server: 
 
 
 async def test_a_hand_over_to_a_call_just_cancelled_passes_on(server: Harness) -> None:
-    # The other way round: Ann is cancelled first, and Ben's instance comes before her task has run.
-    # The hand-over must neither break Ben's leave-taking nor lose the instance.
+    # The reverse order: Ann is cancelled first, and gets Ben's instance before her task has
+    # resumed. Giving it to her must neither fail Ben's release nor lose the instance.
     entry = await server.active(max_instances=1)
     ben, ann, cem = await callers(server, entry, 3)
     pool = server.pools._pools[entry.function.id]
     ann.task.cancel()
-    pool.release(1, 1, healthy=True)  # in this very tick
+    pool.release(1, 1, healthy=True)  # in the same turn of the event loop
     pool._cleaned(1)
     with pytest.raises(asyncio.CancelledError):
         await ann.task
@@ -116,13 +118,14 @@ async def test_a_call_beside_a_recycling_instance_starts_another_one(tmp_path: P
         await server.invoke(entry)
         waiting = await server.running(entry)
         assert server.counts(entry) == {"recycling": 1}
-        server.clock.time += 0.005  # the alarm that was set for this moment rings by itself
+        # the timer that was set for this time must fire without another event
+        server.clock.time += 0.005
         record = await waiting
         assert record.cold_start is True
 
 
 async def test_an_alarm_that_rings_a_hair_too_early_is_set_again(tmp_path: Path) -> None:
-    # uvloop counts whole milliseconds: 4.6 of them may be over when "5" are.
+    # uvloop counts whole milliseconds, so a timer for 5 ms may fire after 4.6 ms.
     async with open_harness(tmp_path, recycle_s=5.0) as server:
         entry = await server.active()
         await server.invoke(entry)
@@ -164,7 +167,7 @@ async def test_closing_ends_a_call_handed_its_instance_in_that_tick(server: Harn
     pool = server.pools._pools[entry.function.id]
     pool.release(1, 1, healthy=True)
     pool._cleaned(1)
-    assert pool.model.held_by(2) == 1  # Ann, whose task has not run since
+    assert pool.model.held_by(2) == 1  # Ann has the instance, but her task has not resumed since
     async with asyncio.timeout(scaled(2)):
         await server.pools.aclose()
     with pytest.raises(ShuttingDown):

@@ -1,5 +1,5 @@
-"""Preparing a version is one block: whichever way it is left, the pool has the new version and the
-new scaling targets, or it is as it was before.
+"""Preparing a version is one block. After it, the pool has either the new version and the new
+scaling targets, or everything as it was before.
 """
 
 import asyncio
@@ -54,13 +54,13 @@ def prepared(
     limits: PoolLimits = WIDER,
     ready: int = 1,
 ) -> contextlib.AbstractAsyncContextManager[Any]:
-    """The pool's block for another version, entered once `ready` instances are ready."""
+    """The pool's block for another version, which is entered once `ready` instances are ready."""
     return server.pools.prepared(entry.function.id, version(entry, spec), limits, ready)
 
 
 async def preparing(server: Harness, entry: Entry) -> "asyncio.Task[None]":
-    """A task that waits to enter the block, for an instance that doesn't start. If it enters, the
-    test fails.
+    """A task that waits to enter the block for an instance that doesn't start. It fails the test if
+    it enters.
     """
     server.sandboxes.may_start.clear()
 
@@ -75,7 +75,9 @@ async def preparing(server: Harness, entry: Entry) -> "asyncio.Task[None]":
 
 
 async def is_as_before(server: Harness, entry: Entry, limits: PoolLimits) -> None:
-    """It serves the old version under the old targets, and nothing of the new one is left."""
+    """Checks that the pool serves the old version under the old targets, and has nothing of the new
+    one.
+    """
     pool = pool_of(server, entry)
     assert pool.model.limits == limits
     assert pool.model.prepared is None
@@ -89,7 +91,7 @@ async def is_as_before(server: Harness, entry: Entry, limits: PoolLimits) -> Non
 
 @contextlib.asynccontextmanager
 async def left_as_it_was(server: Harness, **fields: Any) -> AsyncIterator[Entry]:
-    """A function that is as before once the block has ended."""
+    """Yields a function; at the end of the block, checks that its pool is as before."""
     entry = await server.active("echo old", **fields)
     limits = pool_of(server, entry).model.limits
     yield entry
@@ -130,7 +132,8 @@ async def test_a_failed_version_undoes_it_and_says_why(server: Harness, handler:
 
 
 async def test_a_cancel_in_the_tick_in_which_it_is_ready_undoes_it(server: Harness) -> None:
-    # The instance became ready a moment ago, and the client that asked for the update went away.
+    # The instance became ready in the same turn of the event loop in which the updating client
+    # disconnected.
     async with left_as_it_was(server) as entry:
         task = await preparing(server, entry)
         preparation = pool_of(server, entry)._preparation
@@ -153,7 +156,7 @@ async def test_a_second_preparation_ends_the_first_and_undoes_both(server: Harne
     other, limits = VersionSpec(handler="echo other"), replace(WIDER, max_instances=4)
     async with left_as_it_was(server) as entry, prepared(server, entry) as first:
         async with prepared(server, entry, other, limits):
-            first.promote()  # it is over: the other one has its place
+            first.promote()  # the block has ended, and the second one has replaced it
             assert (await server.invoke(entry)).stdout == b"old\n"
 
 
@@ -190,7 +193,9 @@ async def test_once_the_pools_close_nothing_is_prepared(server: Harness) -> None
 async def test_an_update_that_cannot_be_stored_leaves_everything_as_it_was(
     server: Harness, most: int
 ) -> None:
-    """With a maximum of one, the old instance gave way to the new one, which must not stay."""
+    """With a maximum of one, the new instance replaced the old one. It must not stay if the update
+    cannot be stored.
+    """
     async with left_as_it_was(server, max_instances=most) as entry:
         with away(server.store, "save"), pytest.raises(StoreUnavailable):
             await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 9})
@@ -224,7 +229,8 @@ async def test_a_cancelled_update_leaves_everything_as_it_was(server: Harness) -
 async def test_an_update_that_is_cancelled_while_it_is_stored_is_so_everywhere(
     server: Harness,
 ) -> None:
-    # A write that the database has begun cannot be cancelled, so catalog and pool follow it.
+    # A write that the database has begun cannot be cancelled, so the catalog and the pool take over
+    # its result.
     entry = await server.active("echo old")
     with held_up(server.store, "save") as save:
         updating = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}))

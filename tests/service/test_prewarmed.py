@@ -1,4 +1,4 @@
-"""The warm stock over a source without processes: what is made when, and used once."""
+"""Prewarmed sandboxes from a fake source: when they are created, and that each is used once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ PYTHON = Runtime(id="p", name="p", kind=Kind.PYTHON)
 
 
 class FakeSandbox:
-    """A sandbox that only remembers what was done to it."""
+    """A sandbox that only records what was done to it."""
 
     def __init__(self, number: int, template: SandboxTemplate, limits: Limits) -> None:
         self.id, self.template, self.limits = str(number), template, limits
@@ -45,7 +45,7 @@ class FakeSandbox:
 
 
 class FakeSource:
-    """Makes sandboxes; `may` lets a test hold it up."""
+    """Creates sandboxes; a test can delay it by clearing `may`."""
 
     def __init__(self) -> None:
         self.made: list[FakeSandbox] = []
@@ -89,7 +89,7 @@ async def settles(prewarmed: PrewarmedSandboxes, count: int) -> None:
 
 
 async def stocked(prewarmed: PrewarmedSandboxes, count: int, **spec: Any) -> None:
-    """A version is expected, until so many sandboxes are ready."""
+    """Announces a version, and waits until `count` sandboxes are ready."""
     prewarmed.expect(VersionSpec(handler="x", **spec))
     await settles(prewarmed, count)
 
@@ -116,7 +116,7 @@ async def test_one_is_handed_out_once(made: Any) -> None:
 
 async def test_nothing_is_made_while_somebody_asks(made: Any) -> None:
     prewarmed, source, clock = made(3)
-    clock.now = lambda: 5.0  # never calm
+    clock.now = lambda: 5.0  # no time passes, so the server never counts as idle
     await prewarmed.create(VersionSpec(handler="x"))
     await asyncio.sleep(0.1)
     assert prewarmed.count() == 0
@@ -189,7 +189,8 @@ async def test_prewarmed_sandboxes_give_way_to_calls_and_stay_away(made: Any) ->
     await stocked(prewarmed, 3, runtime_snapshot=PYTHON)
     prewarmed.give_up(IDLE_MIB[Kind.PYTHON] + 1, freed.set)
     assert (prewarmed.count(), memory.prewarmed_mib) == (1, IDLE_MIB[Kind.PYTHON])
-    assert memory.leaving_mib == 2 * IDLE_MIB[Kind.PYTHON]  # until they are gone
+    # their memory is counted until they have ended
+    assert memory.leaving_mib == 2 * IDLE_MIB[Kind.PYTHON]
     assert memory.held_mib == 3 * IDLE_MIB[Kind.PYTHON]
     await freed.wait()
     assert (memory.leaving_mib, memory.held_mib) == (0, IDLE_MIB[Kind.PYTHON])
@@ -228,7 +229,7 @@ async def test_a_full_machine_does_not_disturb_who_asks(made: Any, monkeypatch: 
     assert prewarmed.images() == frozenset()
     source.error = None
     await asyncio.sleep(0.1)
-    assert prewarmed.count() == 0  # its image may be gone: not tried again by itself
+    assert prewarmed.count() == 0  # not retried without a request: the image may have been deleted
     await prewarmed.create(VersionSpec(handler="x"))
     await settles(prewarmed, prewarmed._target(next(iter(prewarmed._stocks.values()))))
     assert prewarmed.count()

@@ -1,4 +1,6 @@
-"""The quota of instances of a tenant: what counts, who leaves, who waits, and who is told no."""
+"""A tenant's quota of instances: which instances count, which are evicted, which invocations wait
+for one, and which are refused.
+"""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +16,7 @@ from service.platform_harness import TENANT, Harness, open_harness, until
 
 
 def live(harness: Harness, tenant: str = TENANT) -> int:
-    """Counted by the pools themselves, and compared with what the quota has counted."""
+    """The number of the tenant's instances in all pools, which must equal the quota's own count."""
     pools = harness.pools._pools.values()
     mine = [pool.model for pool in pools if pool.model.limits.tenant_id == tenant]
     total = sum(len(pool.instances) for pool in mine)
@@ -61,8 +63,10 @@ async def test_who_cannot_be_made_room_for_waits_and_is_served(tmp_path: Path) -
 async def test_who_waits_too_long_is_refused_and_others_notice_nothing(tmp_path: Path) -> None:
     async with open_harness(tmp_path, settings={"tenant_instances": 1}) as harness:
         first = await harness.active(name="one")
-        other = await harness.active(name="other")  # for which the first one's instance has left
-        other = await harness.lifecycle.set_scaling(other, 1, 5)  # and this one stays
+        # the first function's instance was evicted for this one
+        other = await harness.active(name="other")
+        # this instance is a minimum, and is not evicted
+        other = await harness.lifecycle.set_scaling(other, 1, 5)
         waiting = await harness.running(first)
         theirs = await of_another_tenant(harness)
         assert (await harness.invoke(theirs)).status == "success"
@@ -85,7 +89,7 @@ async def test_a_deploy_that_has_no_place_says_so_and_changes_nothing(tmp_path: 
         assert late.function.error_message.startswith("the tenant has 3 instances, its quota")
         await until(lambda: live(harness) == 2)
         assert harness.counts(kept) == {"ready": 2}
-        # Once there is room its instances are ready.
+        # Once the quota has room, a deployment gets both instances.
         kept = await harness.lifecycle.set_scaling(kept, 0, 5)
         late = await harness.lifecycle.deploy(late)
         assert late.function.state is FunctionState.ACTIVE
@@ -109,7 +113,7 @@ async def test_what_is_kept_for_a_rollback_counts_and_leaves_first(tmp_path: Pat
     async with open_harness(tmp_path, settings={"tenant_instances": 2}) as harness:
         entry = await harness.active(name="f")
         entry = await harness.lifecycle.update(entry, {"handler": "echo new"})
-        assert live(harness) == 2  # the old one is kept
+        assert live(harness) == 2  # the old instance is kept for a rollback
         other = await harness.active(name="other")
         assert harness.counts(entry) == {"ready": 1}
         assert harness.counts(other) == {"ready": 1}
@@ -123,7 +127,7 @@ async def test_minimums_of_many_functions_stay_within_it(tmp_path: Path) -> None
         assert states == [FunctionState.ACTIVE] * 2 + [FunctionState.ERROR] * 3
         harness.pass_time(1)
         assert live(harness) <= 5
-    # The same after a restart, at which all that are active start at once.
+    # The quota also holds after a restart, when all active functions start at once.
     async with open_harness(tmp_path, settings={"tenant_instances": 3}) as harness:
         await until(lambda: live(harness) == 3)
         for _ in range(3):

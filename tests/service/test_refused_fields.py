@@ -7,7 +7,7 @@ import pytest
 from promises import promise
 from service.routes import Scenario, Web
 
-# A response that repeated the request would contain them.
+# These secrets must not be in a response: it would have them if it repeated the request.
 SECRET, SIGNING = "a secret of sixteen bytes or more", "whsec_c29tZSByYW5kb20gYnl0ZXMgb2Ygb3Vyc2U="
 HALF, RULE = {"version": 2, "weight": 0.5}, {"error_rate": 0.05, "within_s": 300}
 Rows = list[tuple[Any, str]]
@@ -71,19 +71,19 @@ ASYNC_POLICIES: Rows = [
     ({"on_success": {"url": "https://a.example", "secret": "***"}}, "on_success.secret"),
     ({"backoff_seconds": {"first": -1}}, "backoff_seconds.first"),
 ]
-# Query → the parameter that is refused.
+# The query, and the parameter that is refused.
 TIMES = {
     "mode=later": "mode",
     "mode=async&delay_seconds=-1": "delay_seconds",
     "mode=async&delay_seconds=31536001": "delay_seconds",
     "mode=async&not_before=soon": "not_before",
     "mode=async&not_before=99999999999": "not_before",
-    f"mode=async&not_before={'0' * 11}{'9' * 20}": "not_before",  # more than a column takes
+    f"mode=async&not_before={'0' * 11}{'9' * 20}": "not_before",  # more than the database can store
     "mode=async&not_before=1&delay_seconds=1": "not_before",
     "delay_seconds=1": "delay_seconds",
     "mode=sync&not_before=1": "not_before",
 }
-# Invalid for every version that the invocation may name.
+# Fields that are invalid for every version that the invocation may name.
 INVOCATIONS: Rows = [
     ({"timeout_seconds": 6}, "timeout_seconds"),
     ({"environment": {"QUILT_X": "1"}}, "environment.QUILT_X"),
@@ -94,7 +94,7 @@ REDRIVES: Rows = [
     (body, "invocation_ids")
     for body in ({}, {"all": False}, {"all": True, "invocation_ids": ["x"]})
 ]
-# Request → a path that shows what it would change, and the invalid bodies.
+# The request, a path that would show its effect, and the invalid bodies.
 WRONG: dict[str, tuple[str, Rows]] = {
     "PUT {f}/url": ("{f}/url", URLS),
     "PUT {f}/aliases/live": ("{f}/aliases", ALIASES),

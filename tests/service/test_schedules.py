@@ -1,4 +1,4 @@
-"""Schedules in the composed platform, by a clock that a test moves over weeks."""
+"""Schedules in the composed platform, by a clock that a test advances over weeks."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,9 @@ from service.platform_harness import TENANT, Harness, open_harness, until
 
 
 class SetClock(ManualClock):
-    """Its wall clock was just set `ahead` seconds forward: trusted time has not followed."""
+    """A machine whose wall clock was just set forward by `ahead` seconds; the trusted time has not
+    followed.
+    """
 
     ahead = 0.0
 
@@ -36,7 +38,9 @@ def new(**fields: object) -> Schedule:
 
 
 async def days(harness: Harness, end: datetime, step: timedelta = timedelta(minutes=30)) -> None:
-    """Time passes, and the server looks at it as its timer would."""
+    """Advances the clock in steps up to `end`; at each step, the server fires what is due, as its
+    timer would.
+    """
     while harness.clock.time < end.timestamp():
         harness.clock.time += step.total_seconds()
         await harness.services.schedules.fire_due()
@@ -54,13 +58,13 @@ async def ticks(harness: Harness, name: str = "n") -> list[tuple[float, str, int
         ("Europe/Paris", datetime(2026, 3, 20, tzinfo=UTC), 29),
         ("Europe/Paris", datetime(2026, 10, 15, tzinfo=UTC), None),
         ("America/New_York", datetime(2026, 3, 1, tzinfo=UTC), 8),
-        ("America/New_York", datetime(2028, 2, 20, tzinfo=UTC), None),  # with a leap day
+        ("America/New_York", datetime(2028, 2, 20, tzinfo=UTC), None),  # the period has a leap day
     ],
 )
 async def test_over_weeks_a_job_runs_once_a_day(
     tmp_path: Path, zone: str, start: datetime, shift: int | None
 ) -> None:
-    """`shift`: the day of the month on which 2:30 does not exist, and 3:00 takes its place."""
+    """`shift`: the day of the month on which 2:30 does not exist, so that the job runs at 3:00."""
     async with open_harness(tmp_path, ManualClock(start.timestamp())) as harness:
         await harness.active()
         await harness.services.schedules.create(TENANT, "f", new(timezone=zone))
@@ -93,7 +97,9 @@ async def test_what_a_stop_missed_is_counted_or_run_once(tmp_path: Path, missed:
 
 
 async def test_others_are_served_between_any_two_schedules_due_at_once(tmp_path: Path) -> None:
-    """Each may have thousands of variables, which are all checked again with each run."""
+    """A schedule may have thousands of variables, which are all checked at each run: many schedules
+    in one step would block the event loop.
+    """
     async with open_harness(tmp_path, ManualClock()) as harness:
         await harness.active()
         schedules = harness.services.schedules
@@ -124,7 +130,9 @@ async def test_others_are_served_between_any_two_schedules_due_at_once(tmp_path:
 
 
 async def test_free_schedules_need_no_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked with each end of a scheduled call, of any tenant."""
+    """Releasing a schedule must be cheap, since it happens at the end of each scheduled invocation
+    of any tenant.
+    """
     async with open_harness(tmp_path, ManualClock()) as harness:
         entry = await harness.active()
         await harness.lifecycle.pause(entry)

@@ -1,5 +1,5 @@
-"""Calls by URL of a function that is an HTTP server, through all parts of this server, to a server
-in this process.
+"""Invocations of a function with a web server, by its URL. They pass through all parts of quiltfn;
+the web server is in this process, too.
 """
 
 from collections.abc import AsyncIterator
@@ -23,13 +23,13 @@ from service.test_collector import Connection, connected
 from service.test_web_server import always, served
 
 CALLS, PYTHON_CALLS_MAX = 50, 247
-OURS = f"{Path(quiltfn.__file__).parent}/"  # and not the tests of a checkout of that name
+OURS = f"{Path(quiltfn.__file__).parent}/"  # excludes the tests, even in a checkout named quiltfn
 SERVER = replace(SHELL, id="server", name="server", kind=Kind.SERVER)
 
 
 @pytest.fixture
 async def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connection]:
-    """A caller of a function `f` that is a server, whose URL anybody may call."""
+    """A connection to quiltfn, with a public URL of the function `f`, which has a web server."""
     async with served(always) as guest, open_harness(tmp_path) as harness:
 
         async def call(_: FakeSandbox, call: Call) -> CallResult:
@@ -47,7 +47,7 @@ async def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
 
 async def python_calls(connection: Connection) -> int:
-    """Of a warm call, in all of this server."""
+    """The number of Python calls that a warm invocation of the function takes in quiltfn."""
     return await fewest_python_calls((OURS,), lambda: connection.call("/fn/default/f"), CALLS)
 
 

@@ -1,4 +1,5 @@
-"""Two nodes share a function: its instances move to where calls wait, and never exceed its maximum.
+"""Two nodes share a function: its instances move to where invocations wait, and never exceed its
+maximum.
 
 Slots are PostgreSQL's, pools are real ones on fake sandboxes, and a test says what a lease is.
 """
@@ -45,7 +46,7 @@ MOST = 2
 
 @dataclass
 class Lossy(SqlSlots):
-    """`Slots` over a network that loses answers while a test says so."""
+    """`Slots` over a network that loses responses while `loses` is set."""
 
     slots: SqlSlots
     loses: bool = False
@@ -70,7 +71,7 @@ class Lossy(SqlSlots):
 
 @dataclass
 class OneNode:
-    """One node, its pools and what it holds."""
+    """One node with its pools and slots."""
 
     name: str
     slots: Lossy
@@ -94,7 +95,7 @@ class OneNode:
             return await lease.call(call)
 
     async def use(self, function: Function, begun: list[None], ends: asyncio.Event) -> CallResult:
-        """A call that has its instance until the event."""
+        """Invokes the function, which keeps its instance until the event is set."""
         call = Call(payload=None, environment={}, replaces_environment=False, timeout_s=30)
         async with self.pools.lease(function.id) as lease:
             begun.append(None)
@@ -106,7 +107,7 @@ class OneNode:
         return self.pools.prepared(function.id, a_version(function, 2), limits(), 1)
 
     async def cut_off(self, seconds: float) -> None:
-        """So long the store has taken no sign of life of it."""
+        """Makes the node's last renewal of its lease this many seconds old."""
         self.boottime = self.renewed + seconds
         await self.keeper.lease_changed(self.lease.state)
 
@@ -143,7 +144,7 @@ async def becomes(true: Callable[[], Any]) -> None:
 
 
 async def are_held(nodes: TwoNodes, **held: int) -> None:
-    """Waits until the nodes hold these slots."""
+    """Waits until the nodes hold these numbers of slots."""
 
     async def is_so() -> bool:
         return await nodes.held() == held
@@ -153,7 +154,7 @@ async def are_held(nodes: TwoNodes, **held: int) -> None:
 
 @contextlib.asynccontextmanager
 async def busy(function: Function, *where: OneNode) -> AsyncIterator[asyncio.Event]:
-    """A call of each of the nodes has an instance until the event, or the end of the block."""
+    """Keeps an instance busy on each of these nodes, until the event is set or the block ends."""
     begun, ends = list[None](), asyncio.Event()
     calls = [asyncio.ensure_future(one.use(function, begun, ends)) for one in where]
     try:
@@ -165,13 +166,13 @@ async def busy(function: Function, *where: OneNode) -> AsyncIterator[asyncio.Eve
 
 
 async def two_idle(function: Function, node: OneNode) -> None:
-    """Two instances of the node are idle: two calls had one at the same time."""
+    """Makes two instances of the node idle, by two concurrent invocations."""
     async with busy(function, node, node):
         pass
 
 
 async def started(node: OneNode, function: Function) -> asyncio.Future[CallResult]:
-    """A call that an instance of the node has."""
+    """An invocation that has got an instance of the node."""
     call = asyncio.ensure_future(node.call(function, 30))
     pools = node.pools._pools
     await becomes(lambda: any(pool.model.counts().busy for pool in pools.values()))
@@ -231,11 +232,11 @@ async def nodes(tmp_path: Path) -> AsyncIterator[TwoNodes]:
         left = await store.database.read(
             lambda connection: connection.execute(query).scalars().all()
         )
-        assert set(left) <= {"0"}  # who leaves gives everything back
+        assert set(left) <= {"0"}  # a node that stops returns all slots
 
 
 class Counted(dict[str, FakeSandbox]):
-    """What runs on one node. Whoever asks is told of each start, at once."""
+    """The sandboxes of one node. `started` is called at each start."""
 
     def __init__(self, started: Callable[[], None]) -> None:
         self._started = started
@@ -247,7 +248,7 @@ class Counted(dict[str, FakeSandbox]):
 
 @contextlib.contextmanager
 def counted(both: TwoNodes) -> Iterator[None]:
-    """Counts from outside, at every start, what runs on both."""
+    """Counts the sandboxes of both nodes at every start, independently of the keepers."""
     most = 0
 
     def started() -> None:
@@ -267,7 +268,7 @@ async def test_a_call_gets_a_slot_and_then_an_instance(nodes: TwoNodes) -> None:
     assert await nodes.held() == {}
     assert (await nodes.first.call(nodes.function)).stdout == b"hello\n"
     assert await nodes.held() == {"one": 1}
-    await nodes.first.call(nodes.function)  # a warm one asks nobody
+    await nodes.first.call(nodes.function)  # a warm invocation needs no other slot
     assert await nodes.held() == {"one": 1}
 
 
@@ -282,7 +283,7 @@ async def test_all_that_wait_are_asked_for_at_once(nodes: TwoNodes) -> None:
 
 
 async def test_a_call_waits_where_other_nodes_have_every_instance(nodes: TwoNodes) -> None:
-    """As in a full pool, until one of them is given back."""
+    """An invocation waits as in a full pool, until another node returns a slot."""
     async with busy(nodes.function, nodes.first, nodes.first) as ends:
         waiting = asyncio.ensure_future(nodes.second.call(nodes.function))
         await asyncio.sleep(0.2)
@@ -298,11 +299,13 @@ async def test_an_idle_instance_makes_way_for_a_call_elsewhere(nodes: TwoNodes) 
     assert len(nodes.first.fakes.alive) == MOST
     async with asyncio.timeout(scaled(2)):
         await nodes.second.call(nodes.function)
-    assert await nodes.held() == {"one": 1, "two": 1}  # no more than was wanted
+    assert await nodes.held() == {"one": 1, "two": 1}  # node two takes only the slot that it needs
 
 
 async def test_who_gives_up_is_not_waited_for(nodes: TwoNodes) -> None:
-    """A call waits for a slot and is cancelled: idle instances elsewhere stay then."""
+    """An invocation waits for a slot and is cancelled. Idle instances on other nodes must then
+    stay.
+    """
 
     async def wanted() -> int:
         return (await nodes.now()).wanted_by_others("one")
@@ -324,7 +327,8 @@ async def test_unused_slots_go_back(nodes: TwoNodes, monkeypatch: pytest.MonkeyP
     await nodes.first.call(nodes.function)
 
     async def is_free() -> bool:
-        nodes.first.pools.evict_idle(nodes.function.id, 1)  # once it is clean
+        # evicts the instance once it was cleaned
+        nodes.first.pools.evict_idle(nodes.function.id, 1)
         return await nodes.held() == {}
 
     await becomes(is_free)
@@ -336,7 +340,7 @@ async def test_unused_slots_go_back(nodes: TwoNodes, monkeypatch: pytest.MonkeyP
 
 @promise("N11")
 async def test_a_lowered_maximum_ends_the_surplus(nodes: TwoNodes) -> None:
-    """Busy instances after their call, and nobody gets one before that."""
+    """Busy instances end after their invocations, and get no new ones before."""
     async with busy(nodes.function, nodes.first, nodes.second) as ends:
         assert await nodes.held() == {"one": 1, "two": 1}
         await nodes.scale(1)
@@ -398,7 +402,7 @@ async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: T
             await preparing
 
 
-# What is not sure -----------------------------------------------------------------------------
+# Unknown outcomes -----------------------------------------------------------------------------
 
 
 async def test_an_answer_that_is_lost_costs_no_slot(nodes: TwoNodes) -> None:
@@ -437,7 +441,7 @@ async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> N
     await nodes.store.database.write(lambda connection: connection.execute(back).close())
 
 
-# Without a sign of life -----------------------------------------------------------------------
+# Expired leases -------------------------------------------------------------------------------
 
 
 @promise("N13")
@@ -445,7 +449,7 @@ async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: 
     await nodes.first.call(nodes.function)
     await nodes.first.cut_off(11)
     assert nodes.first.lease.state is LeaseState.STALE
-    await nodes.first.call(nodes.function)  # in the instance that is there
+    await nodes.first.call(nodes.function)  # uses the existing instance
     created = len(nodes.first.fakes.created)
     slow = asyncio.ensure_future(nodes.first.call(nodes.function, 0.3))
     other = asyncio.ensure_future(nodes.first.call(nodes.function))
@@ -461,7 +465,7 @@ async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: 
 
 @promise("N93")
 async def test_a_call_that_waited_at_a_node_that_is_cut_off_is_told_so(nodes: TwoNodes) -> None:
-    """Not that every instance is busy: there is none, and none may be started."""
+    """The error must not say that every instance is busy: the node has none, and may start none."""
     nodes.first.slots.is_away = True
     await nodes.first.cut_off(11)
     nodes.first.pools.set_scaling(nodes.function.id, limits(queue_wait_s=0.2))
@@ -471,11 +475,12 @@ async def test_a_call_that_waited_at_a_node_that_is_cut_off_is_told_so(nodes: Tw
 
 @promise("N73")
 async def test_a_start_after_a_renewal_ignores_the_deadline_before(nodes: TwoNodes) -> None:
-    """A launcher that knows of the last deadline alone, which was over, would refuse it."""
+    """A launcher that only knew the expired deadline would refuse to start the instance."""
     node = nodes.first
     node.fakes.end_by(node.lease.deadline)
     node.boottime += 120
-    node.renewed = node.boottime  # what tells the launcher looks four times a second
+    # the task that tells the launcher of renewals checks only every 250 ms
+    node.renewed = node.boottime
     await node.call(nodes.function)
     assert node.fakes.deadline == node.lease.deadline
 

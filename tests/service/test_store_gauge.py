@@ -1,4 +1,4 @@
-"""The gauge `quiltfn_store_ok` follows the store: the real one, with a database that is locked."""
+"""The gauge `quiltfn_store_ok` follows the state of the real store, whose database is locked."""
 
 import asyncio
 import sqlite3
@@ -41,15 +41,17 @@ async def test_the_gauge_is_0_without_a_database_and_1_again_after_it(tmp_path: 
             with closing(database):
                 assert await gauge(http) == 1
                 database.execute("BEGIN IMMEDIATE")
-                await harness.invoke(entry)  # It is answered; its record waits in the spool.
+                # The invocation succeeds; its record waits in the spool.
+                await harness.invoke(entry)
                 await becomes(http, 0)
                 database.execute("ROLLBACK")
-                await becomes(http, 1)  # With the next try to store the record.
+                await becomes(http, 1)  # The next attempt to store the record sets the gauge.
 
                 database.execute("BEGIN IMMEDIATE")
                 with suppress(StoreUnavailable):
                     await harness.store.ping()
-                assert await gauge(http) == 0  # A server without calls notices it, too.
+                # A server without invocations notices a locked database, too.
+                assert await gauge(http) == 0
                 database.execute("ROLLBACK")
                 harness.store.database.busy_timeout_s = BUSY_TIMEOUT_S
                 await harness.store.ping()

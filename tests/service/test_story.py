@@ -33,11 +33,11 @@ def test_every_story_keeps_the_promises() -> None:
     run_state_machine_as_test(FakeStories, settings=ON_FAKES)
 
 
-# The negative controls: each of these mistakes must be found, or the stories above prove nothing.
+# Negative controls: the stories above must find each of these bugs, or they prove nothing.
 
 
 def uses_numbers_again(harness: Harness) -> None:
-    """What is newer than the version that a function was rolled back to is forgotten."""
+    """A bug: after a rollback, the numbers of newer versions are used again."""
 
     async def newest_number(function_id: str) -> int:
         current = harness.catalog.by_id("default", function_id).function.current_version
@@ -77,7 +77,8 @@ def answers_before_the_pool_has_promoted(harness: Harness) -> None:
     @asynccontextmanager
     async def never(function_id: str, *rest: Any) -> AsyncIterator[Any]:
         async with prepared(function_id, *rest) as preparation:
-            if harness.pools._pools[function_id].model.current is None:  # it is deployed
+            # true while the function is being deployed
+            if harness.pools._pools[function_id].model.current is None:
                 yield preparation
             else:
                 yield SimpleNamespace(promote=lambda *_: True)
@@ -150,7 +151,7 @@ def test_mistaken_servers_are_found_out(mistake: Callable[[Harness], None], word
     class Broken(StoryMachine):
         tell = partial(FakeDriver, change=mistake)
 
-    # As many as it takes: the first that finds it ends them.
+    # As many stories as necessary: the first one that finds the bug ends the search.
     many = settings(
         ON_FAKES,
         max_examples=2000,

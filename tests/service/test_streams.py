@@ -1,4 +1,4 @@
-"""A route whose response is a stream, from the application's table to the client."""
+"""Responses that are streams, from a route of the application to the client."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ REQUEST = "{} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nX-Request-Id: 
 
 
 async def stream_numbers(_context: RequestContext[Any]) -> Response:
-    """Send many bytes."""
+    """Send a stream of numbers."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(CHUNKS):
@@ -50,7 +50,7 @@ TABLE = [
 
 @contextlib.asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[int]:
-    """The port of a server with the throw-away routes."""
+    """Serves the routes of this test, and yields the port."""
     async with open_harness(path) as harness, served(harness, TABLE) as port:
         yield port
 
@@ -62,7 +62,7 @@ async def port(tmp_path: Path) -> AsyncIterator[int]:
 
 
 async def ask(port: int, line: str, *headers: str) -> tuple[bytes, bytes]:
-    """Head and body of the response."""
+    """The head and the body of the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = REQUEST.format(line).replace("\r\n\r\n", "".join(f"\r\n{one}" for one in headers))
     writer.write(head.encode() + b"\r\n\r\n")

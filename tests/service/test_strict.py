@@ -1,4 +1,4 @@
-"""Strict durability: nobody hears of a call whose record is not in the database, synced."""
+"""Strict durability: nobody learns of an invocation before its record is synced in the database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,13 +24,13 @@ NEVER_S = 3600.0
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Harness]:
     async with open_harness(tmp_path) as harness:
-        harness.journal._commit_after_s = NEVER_S  # nothing is synced but what somebody waits for
+        harness.journal._commit_after_s = NEVER_S  # without a waiting reader, nothing is synced
         harness.journal.is_strict = True
         yield harness
 
 
 def ended(path: Path) -> dict[object, object]:
-    """The ends in the database, by id."""
+    """The statuses of ended invocations in the database, by id."""
     found = rows(path, "SELECT invocation_id, status FROM invocation WHERE status <> 'running'")
     return dict(found)  # type: ignore[arg-type]
 
@@ -39,14 +39,16 @@ def ended(path: Path) -> dict[object, object]:
 async def test_an_answer_waits_for_its_record(
     server: Harness, tmp_path: Path, is_strict: bool
 ) -> None:
-    """Negative control: relaxed does not."""
+    """Negative control: relaxed durability does not wait."""
     server.journal.is_strict = is_strict
     record = await server.invoke(await server.active("echo hello"))
     assert ended(tmp_path) == ({record.invocation_id: "success"} if is_strict else {})
 
 
 async def test_whoever_asks_for_the_record_waits_too(server: Harness, tmp_path: Path) -> None:
-    """The end of accepted work is learnt from its record alone."""
+    """An asynchronous invocation's end is known only from its record, so a reader must wait until
+    the record is synced.
+    """
     entry = await server.active("echo hello")
     server.journal.is_strict = False
     record = await server.invoke(entry)
@@ -57,7 +59,9 @@ async def test_whoever_asks_for_the_record_waits_too(server: Harness, tmp_path: 
 
 
 async def test_whoever_asks_is_told_the_end_that_was_stored(server: Harness) -> None:
-    """Another node had the work as well, since nobody knew which of the two, and was earlier."""
+    """Another node ran the invocation too, since it was unknown which of both had claimed it, and
+    stored its end first.
+    """
     entry = await server.active("echo hello")
     server.journal.is_strict = False
     late = await server.invoke(entry)
@@ -94,7 +98,9 @@ async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(server: 
 
 
 async def test_callers_wait_for_a_disk(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relaxed, too: more is never written than the segments hold."""
+    """Relaxed durability makes callers wait for the disk as well: the journal never writes more
+    than its segments can hold.
+    """
     for name, size in (("COMMIT_AT", 500), ("WAITING_MAX", 2000), ("SEGMENT_MAX", 20_000)):
         monkeypatch.setattr(f"quiltfn.store.calls.journal.{name}_BYTES", size)
     server.journal.is_strict = False
@@ -114,4 +120,4 @@ async def test_callers_wait_for_a_disk(server: Harness, monkeypatch: pytest.Monk
             await server.invoke(entry, payload=b"x" * 500)
 
     await asyncio.gather(*(caller() for _ in range(4)))
-    assert most > 2000  # it was slow indeed
+    assert most > 2000  # control: the disk was slow enough for the journal to fill

@@ -34,37 +34,37 @@ async def used_today(harness: Harness) -> float:
 
 
 async def limit(harness: Harness, **quota: Any) -> None:
-    """The tenant's own limits."""
+    """Sets the tenant's quota."""
     await harness.services.quotas.set(TENANT, TenantQuota(**quota))
 
 
 async def gibibyte(harness: Harness) -> Entry:
-    """A function whose calls use a GB-second each second."""
+    """A function whose invocations use one GB-second each second."""
     return await harness.active("sleep 0.05", memory_limit_mb=1024)
 
 
 async def ended_call(harness: Harness, entry: Entry, seconds: float = 1) -> None:
-    """A call that took so long; its record is not committed yet."""
+    """Runs an invocation of this duration, without waiting until its record is committed."""
     call = await harness.running(entry)
     harness.clock.time += seconds
     await call
 
 
 async def used_for(harness: Harness, entry: Entry, seconds: float = 1) -> None:
-    """A call that takes so long, until it is counted."""
+    """Runs an invocation of this duration, and waits until its use is counted."""
     await ended_call(harness, entry, seconds)
     await harness.journal.synced()
 
 
 def admits(harness: Harness) -> bool:
-    """Whether the tenant may have a call now."""
+    """Whether the tenant may invoke functions now."""
     with contextlib.suppress(RateLimited), harness.services.admission.call(TENANT):
         return True
     return False
 
 
 async def refused(harness: Harness) -> None:
-    """Soon, and then every call is."""
+    """Waits until the tenant's invocations are refused, and checks that they stay refused."""
     await until(lambda: not admits(harness))
     assert not admits(harness)
 
@@ -84,8 +84,9 @@ async def test_a_limit_of_calls_in_flight_holds_for_its_tenant_alone(server: Har
 
 @promise("A41")
 async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(server: Harness) -> None:
-    """One that waits for an instance, and no other: not what runs, what somebody waits for, what
-    may be asked for again, or another tenant's. Without a need it goes on.
+    """At the limit, a new invocation replaces one whose caller has left and which waits for an
+    instance. Others stay: running ones, those with a waiting caller, those that may be repeated by
+    their key, and other tenants'. Below the limit, abandoned invocations continue.
     """
     await limit(server, calls_in_flight=5)
     entry, admission = (
@@ -126,7 +127,7 @@ async def test_an_invocation_gives_way_once_its_client_left(tmp_path: Path, path
         await harness.services.urls.set(entry, FunctionUrl(auth=Auth.NONE))
         head = f"POST {path.format(id=function_id)} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         with contextlib.ExitStack() as clients:
-            for count in (1, 2):  # The second waits for the instance.
+            for count in (1, 2):  # The second invocation waits for the instance.
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 clients.callback(writer.close)
                 writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
@@ -134,7 +135,7 @@ async def test_an_invocation_gives_way_once_its_client_left(tmp_path: Path, path
             assert not admits(harness)
 
         def has_room() -> bool:
-            harness.clock.time += 1  # The tenant is not searched again at once.
+            harness.clock.time += 1  # The server does not search the same tenant again at once.
             return admits(harness)
 
         await until(has_room)
@@ -183,7 +184,9 @@ async def test_a_day_s_gb_seconds_end_with_it_and_survive_a_restart(tmp_path: Pa
 
 
 async def test_a_clock_set_and_set_back_gives_no_day_s_use_again(tmp_path: Path) -> None:
-    """With and without a start of the server while the clock is wrong."""
+    """The wrong clock must not reset the use of the day, with or without a restart while the clock
+    is wrong.
+    """
     async with open_harness(tmp_path) as harness:
         entry = await gibibyte(harness)
         await limit(harness, gb_seconds_per_day=2)
@@ -220,7 +223,7 @@ async def test_the_setting_limits_every_tenant_also_after_a_restart(tmp_path: Pa
         entry = await gibibyte(harness)
         await used_for(harness, entry, 2)
         await refused(harness)
-        # A quota of its own lifts it.
+        # The tenant's own quota replaces the default one.
         await limit(harness, gb_seconds_per_day=0)
         assert admits(harness)
         await limit(harness)
@@ -230,7 +233,9 @@ async def test_the_setting_limits_every_tenant_also_after_a_restart(tmp_path: Pa
 
 
 async def test_what_instances_used_is_in_the_statistics_once(tmp_path: Path) -> None:
-    """Read while they run, and at their end."""
+    """The statistics count an instance once, whether they are read while it runs or after its
+    end.
+    """
     async with open_harness(tmp_path) as harness:
         entry = await harness.active(min_instances=1)
         await harness.invoke(entry)
@@ -269,7 +274,7 @@ async def test_what_was_used_is_stored_at_the_end_of_the_server(tmp_path: Path) 
 
 
 class Reads:
-    """Stands before the reads of the store. `before`, `after`: what happens around the first."""
+    """Wraps the store's reads. `before`, `after`: called before and after the first read."""
 
     def __init__(self, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
         self.harness, self.done = harness, 0
@@ -292,7 +297,7 @@ class Reads:
 
 
 async def counted_and_stored(harness: Harness) -> tuple[float, float]:
-    """The GB-seconds of today as the limit goes by, and as the statistics have them."""
+    """Today's GB-seconds: as counted for the limit, and as in the statistics."""
     counted = await used_today(harness)
     day = floor_to(DAY_S, int(harness.clock.time))
     found = await harness.services.stats.usage(TENANT, (day, day + DAY_S), DAY_S)
@@ -303,7 +308,7 @@ async def counted_and_stored(harness: Harness) -> tuple[float, float]:
 async def test_a_commit_while_a_new_limit_s_use_is_read_is_counted(
     server: Harness, monkeypatch: pytest.MonkeyPatch, late_s: int
 ) -> None:
-    """`late_s`: how long the record has waited for its commit, as where the store was refusing."""
+    """`late_s`: how long the record has waited for its commit, as if the store was unavailable."""
     entry = await gibibyte(server)
     await used_for(server, entry)
     if late_s:
@@ -312,7 +317,7 @@ async def test_a_commit_while_a_new_limit_s_use_is_read_is_counted(
     reads = Reads(server, monkeypatch)
 
     async def after() -> None:
-        if reads.done == 4:  # one of each step
+        if reads.done == 4:  # one read for each step of time
             if not late_s:
                 await ended_call(server, entry)
             await server.journal.synced()
@@ -332,7 +337,7 @@ async def test_a_commit_that_was_read_and_is_told_of_later_is_counted_once(
     clear = Spool.clear
 
     def late(spool: Spool) -> None:
-        """In the writer's thread, between a commit and the news of it."""
+        """Runs in the writer's thread, between a commit and its report to the event loop."""
         committed.set()
         may_tell.wait(scaled(10))
         clear(spool)
@@ -358,7 +363,7 @@ async def test_a_commit_that_was_read_and_is_told_of_later_is_counted_once(
 
 
 async def use_up(harness: Harness, entry: Entry) -> None:
-    """The tenant has used up its day."""
+    """Makes the tenant use up its quota of the day."""
     await used_for(harness, entry)
     await limit(harness, gb_seconds_per_day=0.5)
     assert harness.services.admission.day_refusal(TENANT) is not None
@@ -369,7 +374,7 @@ async def queued_call(harness: Harness, entry: Entry) -> str:
 
 
 async def looked(harness: Harness) -> None:
-    """Once the dispatcher has looked at what waits, twice."""
+    """Waits until the dispatcher has checked the waiting invocations twice."""
     for _ in range(2):
         harness.dispatcher._look_again()
         await until(lambda: not harness.dispatcher._is_pumping)
@@ -421,7 +426,7 @@ async def test_a_tick_is_skipped_with_the_reason_while_the_day_is_used_up(server
     assert (run.outcome, run.missed, run.invocation_id) == ("skipped", 0, None)
     assert "GB-seconds today" in (run.reason or "")
     assert (await schedules.get(TENANT, "n")).schedule.skipped_count == 1
-    # Nothing is made up for, and other ticks run once there is room again.
+    # Missed runs are not made up for; the next runs are started once the quota has room again.
     await limit(server)
     await schedules.fire_due()
     server.clock.time += 3600

@@ -1,4 +1,4 @@
-"""Operators see other tenants, stop what runs there, and disable a tenant; on fake sandboxes."""
+"""Operators see other tenants, stop their invocations, and disable them; on fake sandboxes."""
 
 import asyncio
 from pathlib import Path
@@ -31,7 +31,7 @@ pytestmark = promise("A86")
 
 
 async def keys(web: Web) -> tuple[Header, Header, Header]:
-    """Of an operator of the tenant ops, of acme and of umbrella."""
+    """Keys of an operator in the tenant ops, and of admins of acme and umbrella."""
     operator = await web.key("ops", Scope.OPERATOR)
     return operator, await web.key("acme", Scope.ADMIN), await web.key("umbrella", Scope.ADMIN)
 
@@ -45,7 +45,7 @@ async def switched(web: Web, operator: Header, verb: str, tenant: str = "acme") 
 
 
 async def function_of(web: Web, handler: str, tenant: str = "acme", name: str = "f") -> str:
-    """The id of an active function."""
+    """The id of a new active function."""
     return id_of(await web.function(handler, name, tenant))
 
 
@@ -81,7 +81,9 @@ async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(
 async def test_a_server_of_a_fleet_looks_for_nodes_of_older_versions(
     web: Web, version: str, presence: Presence, is_older: bool
 ) -> None:
-    """Whatever refuses something while such a node is there asks the fleet's members."""
+    """Features that an older version lacks are refused while the fleet has such a node: every check
+    asks for the fleet's members.
+    """
     member = Member(name="two", epoch=1, version=version, presence=presence)
     membership: Any = SimpleNamespace(seen=lambda: [member])
     assert has_older_nodes(membership) is is_older
@@ -98,7 +100,7 @@ async def test_another_node_s_word_on_a_disabled_tenant_holds_for_now(web: Web) 
     quotas = web.harness.services.quotas
     for _ in range(2):
         assert await invoked(web, function, acme) == 200
-        quotas.disabled.set("acme", disabled=True)  # as by `FleetKeys`
+        quotas.disabled.set("acme", disabled=True)  # as `FleetKeys` does it
         assert await invoked(web, function, acme) == 403
         await web.ask(503, "POST", "/fn/acme/f")
         await until(lambda: not web.harness.pools.counts(function).total)
@@ -141,7 +143,7 @@ async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> N
     header = operator | {"X-Tenant-Id": "acme"}
     await web.ask(200, "POST", within(target), headers=header, json=body)
 
-    # The tenant sees who did it.
+    # The tenant's audit log shows the operator.
     audit = web.harness.services.audit
     entries = list((await audit.query(AuditQuery(tenant_id="acme", limit=10))).items)
     whoami = await web.good("GET", "/api/whoami", headers=operator)
@@ -203,7 +205,7 @@ async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web
     path = f"/api/functions/{function}"
     for shown in (path, "/api/functions", "/api/whoami"):
         await web.refused(403, "GET", within(shown), error="tenant must", headers=umbrella)
-        await web.ask(200, "GET", within(shown), headers=acme)  # its own
+        await web.ask(200, "GET", within(shown), headers=acme)  # acme's own function
     pause, in_header = f"{path}/pause", {"X-Tenant-Id": "acme"}
     twice = [*operator.items(), ("X-Tenant-Id", "acme"), ("X-Tenant-Id", "umbrella")]
     for status, method, target, headers, error in (
@@ -214,7 +216,7 @@ async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web
         (422, "POST", f"{pause}?%74enant=acme", operator, "tenant"),
         (422, "POST", f"{pause}?tenant=acme&tenant=acme", operator, "tenant"),
         (422, "POST", f"{pause}?tenant=ops&tenant=acme", operator, "tenant"),
-        # A version that ignores the header would act in the tenant of the key.
+        # A server that ignored the header would act in the tenant of the key.
         (403, "POST", pause, umbrella | in_header, "X-Tenant-Id"),
         (403, "POST", pause, operator | in_header, "X-Tenant-Id"),
         (403, "POST", within(pause, "umbrella"), operator | in_header, "X-Tenant-Id"),
@@ -278,14 +280,16 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
     stranger = await web.ask(503, "POST", "/fn/acme/f")
     assert "acme" not in stranger.text
     assert stranger.headers["retry-after"] == "60", "nobody serves it in a second"
-    await web.ask(503, "POST", "/fn/acme/f", headers=acme)  # its URL asks nobody for a key
-    # Who has a key is told why, of what there is as of what there is not; others are not.
+    await web.ask(503, "POST", "/fn/acme/f", headers=acme)  # this URL needs no key
+    # A caller with a key learns the reason, both for existing and for missing functions. A caller
+    # without one does not.
     for name in ("closed", "none-such"):
         await web.refused(403, "POST", f"/fn/acme/{name}", error=why, headers=acme)
         assert "disabled" not in (await web.ask(401, "POST", f"/fn/acme/{name}")).text
-    with pytest.raises(TenantDisabled):  # also where no credential and no pool refuses it
+    # admission refuses it as well, even if no credential or pool does
+    with pytest.raises(TenantDisabled):
         web.harness.services.admission.call("acme")
-    # Nobody else notices, and operators see what it has.
+    # Other tenants are not affected, and operators still see the functions.
     assert (await web("POST", "/fn/umbrella/f", content=b"x")).content == b"x"
     assert await invoked(web, other, umbrella) == 200
     await web.ask(200, "GET", within("/api/functions"), headers=operator)
@@ -318,7 +322,7 @@ async def test_streams_of_a_disabled_tenant_end(web: Web, monkeypatch: pytest.Mo
 async def test_tenants_of_tokens_are_disabled(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     operator, _, _ = await keys(web)
     path = "/api/tenants/by-token/disable"
-    await web.ask(404, "POST", path, headers=operator)  # there are no tokens
+    await web.ask(404, "POST", path, headers=operator)  # this server accepts no tokens
     monkeypatch.setattr(Access, "takes_tokens", property(lambda _: True))
     assert (await web("POST", path, headers=operator)).json()["disabled"] is True
     listed = (await web.good("GET", "/api/tenants", headers=operator))["tenants"]
@@ -344,7 +348,9 @@ async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -
 
 
 async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web: Web) -> None:
-    """By an operator of that tenant, whose key is accepted, and by one who looks at it."""
+    """Neither an operator in the disabled tenant, whose key is accepted, nor an operator in another
+    tenant can start an instance there.
+    """
     operator = await web.key("ops", Scope.OPERATOR)
     own = await web.key("acme", Scope.OPERATOR) | {"X-Tenant-Id": "acme"}
     function = await function_of(web, "echo 1")
@@ -388,8 +394,8 @@ STARTING = [("resume", "deploying"), ("update", "active"), ("deploy", "active")]
 async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_disabled(
     web: Web, change: str, state: str, is_start: bool, is_enabled_at_once: bool
 ) -> None:
-    """While its instance starts, and while it is stored. It ends as it would have, at the latest
-    once the tenant is enabled.
+    """The tenant is disabled while the instance starts, or while the change is stored. The change
+    still ends normally, at the latest once the tenant is enabled.
     """
     harness, operator = web.harness, await web.key("ops", Scope.OPERATOR)
     function = await function_of(web, "echo 1")
@@ -427,7 +433,9 @@ async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_dis
 
 
 async def test_an_update_serves_whose_tenant_is_enabled_while_it_is_stored(web: Web) -> None:
-    """Enabling opens the pool with the version before, which the update has not replaced yet."""
+    """Enabling the tenant opens the pool with the previous version, since the update has not
+    replaced it yet.
+    """
     harness, operator = web.harness, await web.key("ops", Scope.OPERATOR)
     entry = harness.catalog.get(await function_of(web, "echo 1"))
     await switched(web, operator, "disable")
@@ -451,7 +459,7 @@ async def test_disabled_deliveries_wait(web: Web) -> None:
     store = deliveries._store
     with patch.object(store, "claim", wraps=store.claim, side_effect=StoreUnavailable) as claim:
         assert await invoked(web, function, acme, "?mode=async") == 202
-        await until(lambda: claim.called)  # it is in the store, and due
+        await until(lambda: claim.called)  # the invocation is stored, and due
         await switched(web, operator, "disable")
         claim.reset_mock(side_effect=True)
         deliveries._changed.set()

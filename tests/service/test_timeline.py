@@ -1,4 +1,4 @@
-"""Where the time of a call went and why it was cold, over the pools and the journal."""
+"""The timeline of an invocation and the reason of its cold start, in the pools and the journal."""
 
 import asyncio
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def why(record: Invocation) -> ColdStartReason | None:
 
 
 def phases(record: Invocation) -> Timeline:
-    """The timeline without the time of the hand-over."""
+    """The timeline without its start time."""
     assert record.timeline is not None
     return replace(record.timeline, started_ms=0)
 
@@ -39,7 +39,8 @@ async def test_the_phases_are_consecutive_and_kept_with_the_record(server: Harne
     before = clock.time
     record = await server.invoke(entry)
     assert record.timeline is not None
-    # The first look is at the acceptance and the last one at the end of the closing write.
+    # The clock is first read when the invocation is accepted, and last at the end of the final
+    # write.
     assert record.timeline.total == round((clock.time - before - 0.001) * 1e6)
     assert record.timeline.started_ms // 1000 == record.started_at
     assert phases(record) == Timeline(None, 1000, 0, 0, 2000, 2000)

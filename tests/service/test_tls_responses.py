@@ -1,5 +1,5 @@
-"""Long responses over the event loop's TLS, which takes whatever it is given and says of what the
-client has not read that nothing is left.
+"""Long responses over the event loop's TLS. Its transport accepts any amount of data, and reports
+an empty buffer while the client has not read everything.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ async def opened(certificate: Path, **limits: float) -> AsyncIterator[Door]:
 
 
 def ask(door: Door, requests: bytes) -> bytes:
-    """Everything that comes, by a client that reads."""
+    """Everything that a client receives which reads until the end."""
     with door.client() as client:
         client.sendall(requests)
         received = bytearray()
@@ -106,7 +106,9 @@ async def test_responses_come_whole_and_in_order(certificate: Path) -> None:
 
 
 async def test_what_a_client_does_not_read_is_counted_and_ends_with_it(certificate: Path) -> None:
-    """It took no budget, and no timeout ended it."""
+    """If the server trusted the transport, unread data would use no memory budget, and no timeout
+    would end the connection.
+    """
     async with opened(certificate, write_timeout_s=0.5) as door:
         client = await asyncio.to_thread(door.client)
         client.sendall(GET)
@@ -120,7 +122,9 @@ async def test_what_a_client_does_not_read_is_counted_and_ends_with_it(certifica
 
 
 async def test_a_short_response_that_is_not_read_is_counted_too(certificate: Path) -> None:
-    """By default, TLS pauses writing at half a megabyte: it took several such responses."""
+    """By default, TLS pauses writing only at half a megabyte, so several shorter responses would
+    not be counted.
+    """
     async with opened(certificate) as door:
         door.body = BODY[: 256 * 1024]
         client = await asyncio.to_thread(door.client)
@@ -134,7 +138,9 @@ async def test_a_short_response_that_is_not_read_is_counted_too(certificate: Pat
 
 
 async def test_a_connection_that_ended_leaves_nothing(certificate: Path) -> None:
-    """Cycles of references are looked for after so many objects, whatever they hold."""
+    """The garbage collector runs after a number of new objects, however large they are. A cycle of
+    references would keep the buffers of a connection until then.
+    """
     gc.disable()
     try:
         async with opened(certificate) as door:
@@ -150,7 +156,7 @@ async def test_a_connection_that_ended_leaves_nothing(certificate: Path) -> None
 async def test_without_pieces_nothing_would_be_counted(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Negative control."""
+    """Negative control: if the data is written in one piece, nothing is counted."""
     monkeypatch.setattr(connection, "TLS_PIECE_BYTES", 1 << 30)
 
     async with opened(certificate) as door:

@@ -1,4 +1,4 @@
-"""Telemetry of a whole platform on fake sandboxes, as a collector gets it over HTTP."""
+"""Telemetry of a whole platform on fake sandboxes, as a collector receives it over HTTP."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def said() -> Iterator[list[dict[str, Any]]]:
-    """The lines of the log, as they are written."""
+    """The lines of the log, in the form in which they are written."""
     lines: list[dict[str, Any]] = []
 
     def keep(_logger: Any, _method: str, line: Any) -> Any:
@@ -76,7 +76,7 @@ def said() -> Iterator[list[dict[str, Any]]]:
 
 
 class Traced(Web):
-    """A client of a platform whose telemetry goes to a collector."""
+    """A client of a platform that sends its telemetry to a collector."""
 
     async def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -150,7 +150,7 @@ async def test_a_cold_call_shows_its_sandbox_and_why(traced: Traced, collector: 
 
 @promise("A84")
 async def test_a_failed_call_is_an_error_no_refusal(traced: Traced, collector: Collector) -> None:
-    await traced.harness.active("zz-4711")  # whose log has that name
+    await traced.harness.active("zz-4711")  # its log contains this handler's name
     assert "zz-4711" in (await traced.invoke())["error_message"]
     (call,) = await got(collector, "invoke f")
     assert call.status.code == Status.STATUS_CODE_ERROR
@@ -187,7 +187,9 @@ async def answer(_: RequestContext[Any]) -> Response:
 async def spans_of(
     route: Route[Any], request: Request, share: float, status: int = 200
 ) -> list[trace.Traced]:
-    """The traces of a request that are to be sent. `share`: of those that begin here."""
+    """The traces of a request that are sent. `share`: the sampled share of traces that begin
+    here.
+    """
     over: list[trace.Traced] = []
     clock = SystemClock()
 
@@ -201,7 +203,9 @@ async def spans_of(
 
 @pytest.mark.parametrize("scope", [None, Scope.INVOKE])
 async def test_a_stranger_does_not_decide_what_is_sent(scope: Scope | None) -> None:
-    """A call that needs no key: its trace begins here, and a share of those is sent."""
+    """An unauthenticated request cannot have its trace sent: the trace begins anew in quiltfn,
+    which samples a share.
+    """
     route = Route("POST", "/x", answer, scope=scope, is_invoke=True)
     request = request_of("POST", "/x", {"traceparent": HEADER})
     assert bool(await spans_of(route, request, share=0.0)) is (scope is not None)
@@ -209,7 +213,7 @@ async def test_a_stranger_does_not_decide_what_is_sent(scope: Scope | None) -> N
 
 
 async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
-    """Thousands may wait for a collector."""
+    """Spans must be short, since thousands may wait for a collector."""
     route, lengths = Route("POST", "/x", answer, scope=None, is_invoke=True), []
     for length in (100, 10_000):
         request = request_of("POST", "/" + "x" * (length - 1), {})
@@ -221,7 +225,9 @@ async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
 
 @promise("O2")
 async def test_accepted_work_links_to_its_request(traced: Traced, collector: Collector) -> None:
-    """A call that fails once more than it may is told to another function."""
+    """An invocation that has failed in all its attempts is sent to another function as its failure
+    destination.
+    """
     first = await traced.harness.active("exit 3")
     await traced.harness.active("echo $TRACEPARENT", name="told")
     policy = {
@@ -248,7 +254,8 @@ async def test_accepted_work_links_to_its_request(traced: Traced, collector: Col
     assert len({ids(one)[1] for one in attempts}) == 2
     assert sorted(values(one.attributes)["quiltfn.attempt"] for one in attempts) == [1, 2]
     assert {one.kind for one in attempts} == {Span.SPAN_KIND_CONSUMER}
-    # The delivery is in the trace of the work; the call that it makes has one of its own.
+    # The delivery belongs to the trace of the asynchronous invocation; the invocation that it
+    # causes has its own trace.
     (deliver,) = await got(collector, "deliver")
     assert ids(deliver)[::2] == (work, ids(root)[1])
     (caused,) = await got(collector, "accept told")
@@ -269,7 +276,7 @@ async def test_a_receiver_of_a_callback_is_told_of_the_span_of_the_try(
         return status
 
     async def aclose() -> None:
-        """There is nothing to close."""
+        """The fake sender has nothing to close."""
 
     traced.harness.services.deliveries._sender = SimpleNamespace(post=post, aclose=aclose)
     entry = await traced.harness.active()
@@ -319,7 +326,8 @@ async def test_metrics_have_the_names_of_the_route(tmp_path: Path, collector: Co
         text = (await traced("GET", "/metrics")).text
     names = set(re.findall(r"^(quiltfn_\w+?)(?:_bucket|_count|_sum)?[{ ]", text, re.MULTILINE))
     names = {name for name in names if not name.endswith("_created")}
-    # What was sent itself is counted only after it was.
+    # The counter of exported items is missing from the first export, since it counts only completed
+    # exports.
     assert set(collector.metrics) | {"quiltfn_otlp_exported_total"} >= names
     calls = collector.metrics["quiltfn_invocations_total"].sum
     assert calls.is_monotonic
@@ -376,7 +384,7 @@ async def test_only_the_named_signals_are_sent(tmp_path: Path, collector: Collec
         await traced.harness.active("echo $TRACEPARENT")
         record = await traced.invoke(traceparent=HEADER)
         await asyncio.to_thread(collector.wait, lambda: collector.metrics)
-    assert record["stdout"].strip() == HEADER  # as without telemetry
+    assert record["stdout"].strip() == HEADER  # the header is unchanged, as without telemetry
     assert (collector.spans, collector.logs) == ([], [])
 
 
@@ -391,7 +399,7 @@ async def test_what_is_left_is_sent_when_the_server_ends(
     assert {"invoke f", "handler"} <= {one.name for one in collector.spans}
 
 
-# A collector that does not take it ---------------------------------------------------------
+# A collector that accepts nothing ----------------------------------------------------------
 
 
 def dropped(signal: str, reason: str) -> float:
@@ -429,7 +437,8 @@ async def test_calls_do_not_notice_a_collector_that_takes_nothing(
 ) -> None:
     before = dropped("traces", "failed")
     collector.status, collector.delay_s = status, delay_s
-    url = collector.url if status else "http://127.0.0.1:9"  # discard: nobody listens there
+    # the port of `discard`, where nothing listens
+    url = collector.url if status else "http://127.0.0.1:9"
     async with open_traced(tmp_path, url, otlp_signals="traces,metrics") as traced:
         await traced.harness.active()
         for _ in range(3):
@@ -472,7 +481,7 @@ async def test_what_waits_for_a_slow_collector_is_bounded_and_counted(
     before = dropped("traces", "full")
     async with open_traced(tmp_path, collector.url) as traced:
         await traced.harness.active()
-        for _ in range(30):  # a request and a call each
+        for _ in range(30):  # each iteration adds two entries: the request and the invocation
             await traced.invoke()
         assert dropped("traces", "full") == before + 40
     assert len([one for one in collector.spans if one.name == "handler"]) == 10
@@ -491,20 +500,20 @@ async def test_lines_that_wait_are_bounded_in_number_and_length(
     assert dropped("logs", "full") == before + 10
     assert len(collector.logs) == otlp.LINES_MAX
     assert {len(one.body.string_value) for one in collector.logs} == {otlp.TEXT_MAX}
-    # What was first is kept: it says how it began.
+    # The oldest lines are kept, since they show how a problem began.
     assert values(collector.logs[0].attributes)["number"] == 0
 
 
 @contextmanager
 def answering(*parts: bytes, pause_s: float = 0.0) -> Iterator[tuple[str, list[int]]]:
-    """What takes connections and answers with the last part again and again, for as long as
-    somebody reads. Its URL, and how many bytes each connection took.
+    """A server that repeats the last part of its response as long as the client reads. Yields its
+    URL, and the number of bytes that each connection accepted.
     """
     taken: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
-            with suppress(OSError):  # closed at the end
+            with suppress(OSError):  # the listener is closed at the end
                 while True:
                     connection, _ = listening.accept()
                     taken.append(0)
@@ -529,9 +538,9 @@ def test_an_answer_without_an_end_is_not_read_to_it() -> None:
     with answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", chunk) as (url, taken):
         with session(5.0) as client:
             assert client.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
-        with suppress(requests.RequestException):  # the control
+        with suppress(requests.RequestException):  # control: a client without a limit
             requests.post(url, b"spans", timeout=scaled(5.0))
-    # The kernel's buffers take some of it.
+    # The kernel's buffers accept some bytes even if the client reads none.
     assert taken[0] < 16 * 1024 * 1024 < 60 * 1024 * 1024 < taken[1]
 
 

@@ -1,4 +1,6 @@
-"""Update and rollback: the new version is ready before it takes over, and no call fails."""
+"""Update and rollback: the new version is ready before it becomes current, and no invocation
+fails.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -47,7 +49,7 @@ async def test_an_update_serves_at_once_and_running_calls_end_before(server: Har
     record = await server.invoke(entry)
     assert (record.stdout, record.cold_start) == (b"new\n", False)
     assert (await running).status is Status.SUCCESS
-    # The old one is kept for a while, as one that is short of being ready.
+    # The old instance is kept for a rollback for a while, and counts as warming.
     await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
     server.clock.time += 60
     server.pools.tick()
@@ -62,7 +64,8 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
     closing = server.background(getattr(server.lifecycle, verb)(entry))
     late = server.background(server.lifecycle.update(entry, {"handler": "echo newer"}))
     await closing
-    assert (await updating).function.current_version == 1  # it gives up, and says so
+    # the update gives up, and its result says so
+    assert (await updating).function.current_version == 1
     server.sandboxes.may_start.set()
     if verb == "delete":
         with pytest.raises(NotFound):
@@ -71,7 +74,8 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
     entry = await late
     assert entry.function.state is FunctionState.PAUSED
     assert await numbers(server, entry) == [3, 2, 1]
-    assert entry.function.current_version == 3  # on a paused function it only repoints
+    # on a paused function, a rollback only changes the current version
+    assert entry.function.current_version == 3
     entry = await server.lifecycle.resume(entry)
     assert (await server.invoke(entry)).stdout == b"newer\n"
 
@@ -119,7 +123,9 @@ async def test_a_slow_update_is_given_up(server: Harness, monkeypatch: pytest.Mo
 async def test_a_slow_update_of_the_same_content_is_taken(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Running invocations of an older version can occupy all instances that it may have."""
+    """A running invocation of an older version can occupy all instances that the function may
+    have.
+    """
     entry = await server.active("sleep 60", max_instances=2)
     await server.running(entry)
     entry = await server.lifecycle.update(entry, {"handler": "die"})
@@ -187,7 +193,7 @@ async def test_rollback_points_back_without_a_new_version(server: Harness) -> No
     entry = await server.lifecycle.rollback(entry, 1)
     assert (await server.invoke(entry)).stdout == b"old\n"
     assert await numbers(server, entry) == [2, 1]
-    # The next version is not numbered 2 again.
+    # Number 2 is not used again for the next version.
     entry = await server.lifecycle.update(entry, {"handler": "echo newer"})
     assert entry.function.current_version == 3
     with pytest.raises(NotFound):
@@ -247,14 +253,14 @@ async def test_a_version_that_was_removed_is_none_to_anybody(
     entry = await two_kept.lifecycle.update(entry, {"handler": "echo 2"})
     assert (
         await two_kept.lifecycle.version(entry, 1)
-    ).number == 1  # which is in memory from then on
+    ).number == 1  # the version is in memory from now on
     entry = await two_kept.lifecycle.update(entry, {"handler": "echo 3"})
     for use in (two_kept.lifecycle.version, two_kept.lifecycle.rollback):
         with pytest.raises(NotFound, match="no version 1: it was not made, or was removed"):
             await use(entry, 1)
     assert await numbers(two_kept, entry) == [3, 2]
     assert (await two_kept.invoke(entry)).stdout == b"3\n"
-    entry = await two_kept.lifecycle.rollback(entry, 2)  # the control
+    entry = await two_kept.lifecycle.rollback(entry, 2)  # control
     assert (await two_kept.invoke(entry)).stdout == b"2\n"
 
 
@@ -269,7 +275,7 @@ async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(
         await read.begun.wait()
         entry = await two_kept.lifecycle.update(entry, {"handler": "echo 3"})
         read.may_go_on.set()
-        assert (await reading).number == 1  # it began before
+        assert (await reading).number == 1  # it was read before the deletion
         with pytest.raises(NotFound, match="no version 1"):
             await two_kept.lifecycle.version(entry, 1)
 

@@ -57,7 +57,7 @@ async def test_a_url_goes_with_its_function_and_survives_a_restart(tmp_path: Pat
         await web.ask(204, "DELETE", f"/api/functions/{gone}")
         assert harness.services.urls.of(gone) is None
         await web.function(name="gone")
-        await web.ask(404, "GET", "/fn/gone")  # a new one has no URL
+        await web.ask(404, "GET", "/fn/gone")  # a new function has no URL
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         await web.ask(200, "GET", "/fn/kept")
@@ -124,7 +124,9 @@ async def test_a_key_is_asked_for_and_is_not_passed_on(web: Web) -> None:
 
 @promise("U3")
 async def test_without_a_credential_nobody_learns_what_there_is(web: Web) -> None:
-    """Whatever the path: a function with a key, with a webhook, without a URL, or none at all."""
+    """The response is the same for a function with a key, with a webhook or without a URL, and for
+    a missing function.
+    """
     key = await web.key("acme")
     await web.key("default")
     await web.url(await web.function(name="keyed", tenant="acme"), key)
@@ -221,7 +223,7 @@ async def test_refused_calls_are_counted_by_why_and_good_ones_are_not(web: Web) 
 async def test_refusals_take_no_memory_for_what_does_not_exist_or_is_gone(web: Web) -> None:
     function, key = await web.function(), await web.key()
     urls = web.harness.services.urls
-    for path in ("f", *(f"missing-{n}" for n in range(10))):  # f has no URL
+    for path in ("f", *(f"missing-{n}" for n in range(10))):  # f exists, but has no URL
         await web.ask(401, "POST", f"/fn/{path}")
     assert urls._refusals == {}
     await web.url(function, key)
@@ -282,12 +284,12 @@ async def test_a_path_that_was_a_tenant_s_is_nobody_else_s(web: Web) -> None:
 @promise("U16")
 @pytest.mark.parametrize("had_url", [True, False])
 async def test_tenants_without_keys_keep_their_paths(tmp_path: Path, had_url: bool) -> None:
-    """Such as a tenant whose callers have signed tokens."""
+    """A tenant without keys is, for example, one whose callers have signed tokens."""
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         await web.url(await web.function("echo $PATH_INFO", "acme"), **OPEN)
         await web.function("echo acme's", "hook", "acme")
-        await web.ask(404, "GET", "/fn/acme/hook")  # the tenant has a function
+        await web.ask(404, "GET", "/fn/acme/hook")  # the tenant has a function, but no URL
         entry = harness.catalog.by_name("acme", "hook")
         if had_url:
             await harness.services.urls.set(entry, FunctionUrl(auth=Auth.NONE))
@@ -439,7 +441,8 @@ async def test_a_stream_is_what_the_handler_writes(web: Web) -> None:
 
 FAILURES = [
     ("exit 3", 502, "HANDLER_FAILED", "exited with code 3"),
-    ("zz-4711", 502, "HANDLER_FAILED", "exited with code 127"),  # its log has that name
+    # its log contains this handler's name
+    ("zz-4711", 502, "HANDLER_FAILED", "exited with code 127"),
     ("oom", 502, "HANDLER_FAILED", "memory"),
     ("sleep 30", 504, "HANDLER_TIMEOUT", "timed out"),
     ("die", 503, "RUNTIME_UNAVAILABLE", "sandbox"),

@@ -1,4 +1,6 @@
-"""Calls of a version that is not the current one, beside the function's own instances."""
+"""Invocations of a version that is not current, which share the limits of the function's
+instances.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,22 +34,22 @@ async def server(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 async def updated(server: Harness, first: str = "echo one") -> tuple[Entry, Version]:
-    """A function whose current version is the second, and the first of it."""
+    """A function whose current version is the second, and its first version."""
     entry = await server.active(first)
     version = entry.version
     entry = await server.lifecycle.update(entry, {"handler": "echo two"})
-    server.pass_time(61.0)  # beyond the time for a rollback
+    server.pass_time(61.0)  # longer than instances are kept for a rollback
     await until(lambda: server.counts(entry) == {"ready": 1})
     return entry, version
 
 
 def states(server: Harness, version: int) -> list[str]:
-    """Of the instances of a version."""
+    """The states of the version's instances."""
     return [one.state for one in server.pools.instances() if one.version == version]
 
 
 async def cancel_one(server: Harness, entry: Entry) -> None:
-    """Cancels a call that its handler has."""
+    """Cancels the oldest running invocation of the function."""
     function_id = entry.function.id
     running = server.invoker.running_calls(function_id)[0]
     await server.invoker.cancel(function_id, running.record.invocation_id)
@@ -90,7 +92,7 @@ async def test_it_counts_against_the_tenants_quota(server: Harness) -> None:
     waiting = await server.running(entry, version=first)
     await until(lambda: server.counts(entry) == {"ready": 1, "busy": 1})
     third = await server.running(other)
-    # The one that is idle made room for it; the one that runs was left alone.
+    # The idle instance was evicted for it; the busy one was left alone.
     await until(lambda: server.counts(entry) == {"busy": 1})
     assert not waiting.done()
     assert not third.done()
@@ -127,7 +129,7 @@ async def test_so_many_versions_wait_that_to_serve_them_holds_up_nobody(server: 
     assert refused.value.retry_after == 1
     again = await server.running(entry, version=versions[0])
     assert not any(one.done() for one in (*waiting, again))
-    await cancel_one(server, entry)  # and the next one is served
+    await cancel_one(server, entry)  # the next waiting invocation gets the instance
     await until(lambda: states(server, 2) == ["busy"])
     await until(lambda: len(own.model.places.waiting) < WAITING_MAX)
     await server.running(entry, version=versions[-1])
@@ -222,7 +224,7 @@ async def test_calls_of_a_version_go_on_with_its_instances_after_an_update(serve
     for pool in server.pools._of(entry.function.id):
         pool.model.check()
         assert pool.sandboxes.keys() == pool.model.instances.keys() == pool.start_timings.keys()
-    # One that ends by itself is noticed by the pool that has it.
+    # Each pool notices the end of its own sandboxes.
     beside = server.pools._of(entry.function.id)[1]
     [sandbox] = beside.sandboxes.values()
     assert isinstance(sandbox, FakeSandbox)
@@ -245,7 +247,8 @@ async def test_instances_moving_to_another_pool_leave_no_room(tmp_path: Path) ->
         entry = await server.lifecycle.update(entry, {"handler": "echo two"})
         quota = server.pools._quotas["default"]
         assert quota.used == 4
-        # The second of these has the place of an instance that was kept, the third waits for one.
+        # The second invocation takes the place of an instance that was kept for a rollback; the
+        # third waits for a place.
         calls = [asyncio.ensure_future(server.invoke(other)) for _ in range(3)]
         server.tasks += calls
         await until(lambda: server.counts(other) == {"busy": 2})
@@ -261,7 +264,7 @@ async def test_instances_moving_to_another_pool_leave_no_room(tmp_path: Path) ->
 
 
 async def test_a_call_costs_hardly_more_beside_another_version(server: Harness) -> None:
-    """Counted in Python functions that are called, whatever else the machine does."""
+    """The cost is counted in Python calls, which do not depend on the load of the machine."""
     entry, first = await updated(server)
     own = server.pools._pools[entry.function.id].model.instances
 

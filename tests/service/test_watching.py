@@ -1,4 +1,6 @@
-"""Events of all nodes at each: nodes in this process, whose connections a test breaks."""
+"""Each node gets the events of all nodes. The nodes are in this process, and tests break their
+connections.
+"""
 
 import asyncio
 import contextlib
@@ -37,15 +39,15 @@ OTHERS = replace(FUNCTION, id="of-umbrella", tenant_id="umbrella")
 
 
 class Network:
-    """Sends what nodes ask each other. `lost`: nodes that cannot be reached."""
+    """Delivers requests between nodes. `lost`: nodes that cannot be reached."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.lost: set[str] = set()
         self.requests: list[tuple[str, dict[str, Any]]] = []
-        self.said = b""  # everything that was on the way
+        self.said = b""  # all data that was transferred
         self.under_way: list[asyncio.Event] = []
-        self.arrives = asyncio.Event()  # cleared: nothing more does
+        self.arrives = asyncio.Event()  # while this is cleared, nothing arrives
         self.arrives.set()
 
     @contextlib.asynccontextmanager
@@ -99,7 +101,7 @@ class Network:
             yield piece
 
     def cut(self) -> None:
-        """Every connection ends."""
+        """Ends every connection."""
         for event in self.under_way:
             event.set()
 
@@ -109,7 +111,7 @@ async def one_piece(body: bytes) -> AsyncGenerator[bytes, None]:
 
 
 class Node:
-    """What a node has for events, wired as `server/platform.py` does it."""
+    """The parts of a node that concern events, connected as in `server/platform.py`."""
 
     def __init__(self, network: Network, name: str, epoch: int) -> None:
         self.network, self.name = network, name
@@ -118,7 +120,7 @@ class Node:
         self.events = Events(self.clock, epoch, lambda _: self._all(), queue_counts)
         self.heard = Events(self.clock, epoch, lambda _: self.counts[name], None)
         self.own = OwnEvents(self.heard)
-        peers: Any = network  # nobody asks whether what it was asked was sent
+        peers: Any = network  # this fake does not report whether a request was sent
         self.watching = Watching(self.events, peers, self._counted)
         self.events.on_followed.connect(self.watching.followed_changed)
         network.nodes[name] = self
@@ -135,7 +137,7 @@ class Node:
             report(events)
 
     def called(self, function: Function = FUNCTION) -> str:
-        """A call of the function; its id."""
+        """Starts and ends an invocation of the function; returns its id."""
         call = a_call(function)
         self.tell(lambda events: events.call_started(call))
         self.tell(lambda events: events.call_ended(done(call)))
@@ -161,7 +163,7 @@ async def queue_counts(_function_id: str) -> QueueCounts:
 
 @pytest.fixture
 async def nodes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Network, Node, Node]]:
-    """Two nodes, `a` and `b`, that know of each other."""
+    """Two nodes, `a` and `b`, that know each other."""
     monkeypatch.setattr(events_module, "EVERY_S", 0.02)
     monkeypatch.setattr(module, "AGAIN_S", 0.02)
     network = Network()
@@ -175,7 +177,7 @@ async def nodes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Network,
 
 
 async def next_of(reader: AsyncGenerator[Event, None], *kinds: EventType) -> dict[str, Any]:
-    """The data of the next event, which is of one of these types."""
+    """The data of the next event, which must have one of these types."""
     async with asyncio.timeout(scaled(5)):
         event = await anext(reader)
     assert event.type in kinds, (event.type, event.data)
@@ -184,7 +186,7 @@ async def next_of(reader: AsyncGenerator[Event, None], *kinds: EventType) -> dic
 
 
 async def call_of(reader: AsyncGenerator[Event, None]) -> str:
-    """The id of a call whose start and end come next."""
+    """Reads the start and the end of one invocation; returns its id."""
     started = await next_of(reader, EventType.INVOCATION_STARTED)
     ended = await next_of(reader, EventType.INVOCATION_ENDED)
     assert started["invocation_id"] == ended["invocation_id"]
@@ -192,7 +194,7 @@ async def call_of(reader: AsyncGenerator[Event, None]) -> str:
 
 
 async def nothing_more(reader: AsyncGenerator[Event, None]) -> bool:
-    """Whether the reader waits. It cannot be read any further then."""
+    """Whether the reader waits for an event. The reader cannot be used after that."""
     task = asyncio.ensure_future(anext(reader))
     await asyncio.wait({task}, timeout=0.1)
     task.cancel()
@@ -228,13 +230,16 @@ async def test_nobody_asks_with_no_follower(nodes: Nodes, monkeypatch: pytest.Mo
     assert len(network.under_way) == 1
     await reader.aclose()
     a.clock.time += 1
-    await until(lambda: not network.under_way)  # it ends with what is kept for who comes back
+    # the stream ends together with the events kept for readers that return
+    await until(lambda: not network.under_way)
     b.clock.time += 1
     await until(lambda: not b.heard.followed)
 
 
 async def test_a_look_at_the_same_nodes_wakes_nobody(nodes: Nodes) -> None:
-    """Each node has a task for each other one, and looks with every beat."""
+    """Each node has one task for each other node, and reads the list of nodes at every heartbeat:
+    unchanged lists must not wake these tasks.
+    """
     _, a, _ = nodes
     a.reads("b", "c")
     before = a.watching._changed
@@ -249,7 +254,7 @@ async def test_what_is_of_another_tenant_or_not_asked_for_stays_where_it_is(node
     network, a, b = nodes
     reader = await a.reader(types=frozenset((EventType.INVOCATION_ENDED,)))
     other = await a.reader(function_id="another")
-    b.events.reader(OTHERS.tenant_id)  # somebody follows it there
+    b.events.reader(OTHERS.tenant_id)  # a reader of that tenant on node b
     secret = b.called(OTHERS)
     call = b.called()
     assert (await next_of(reader, EventType.INVOCATION_ENDED))["invocation_id"] == call
@@ -260,7 +265,9 @@ async def test_what_is_of_another_tenant_or_not_asked_for_stays_where_it_is(node
 
 
 async def test_changes_of_functions_are_not_told_by_two_nodes(nodes: Nodes) -> None:
-    """Each node hears of them from the store, as `server/platform.py` has it."""
+    """Each node reports changes of functions itself, since it learns of them from the store, as in
+    `server/platform.py`.
+    """
     _, a, b = nodes
     reader = await a.reader()
     for node in (a, b):
@@ -318,7 +325,7 @@ async def test_with_many_calls_the_bound_of_a_function_is_one_node_s(nodes: Node
 
 
 async def test_a_connection_that_breaks_loses_nothing(nodes: Nodes) -> None:
-    """It is asked for again from where it was."""
+    """The node asks again for the events after the last one that it got."""
     network, a, b = nodes
     reader = await a.reader()
     for _ in range(3):
@@ -339,7 +346,7 @@ async def test_a_node_that_is_lost_is_a_gap_and_comes_again_when_it_is_back(node
     assert await call_of(reader) == call
     late = b.called()
     network.lost.clear()
-    assert await call_of(reader) == late  # it was kept there
+    assert await call_of(reader) == late  # node b kept the event
     assert await nothing_more(reader)
 
 
@@ -409,14 +416,14 @@ async def test_a_node_that_leaves_is_followed_no_more_and_a_new_one_is(nodes: No
     reader = await a.reader()
     c = Node(network, "c", 9)
     a.reads("b", "c")
-    await next_of(reader, EventType.GAP)  # it may have told something before it was known
+    await next_of(reader, EventType.GAP)  # node c may have had events before a knew it
     assert c.called() == await call_of(reader)
     a.reads("c")
     assert await next_of(reader, EventType.GAP) == {"events": None, "node_id": "b"}
     b.called()
     assert c.called() == await call_of(reader)
     a.reads("b", "c")
-    assert await next_of(reader, EventType.INVOCATION_STARTED)  # b had kept it
+    assert await next_of(reader, EventType.INVOCATION_STARTED)  # node b had kept the event
 
 
 async def test_a_slow_link_is_a_gap_with_a_number_and_no_queue(nodes: Nodes) -> None:
@@ -456,7 +463,7 @@ async def test_who_comes_back_with_an_id_misses_nothing_of_any_node(nodes: Nodes
 
 
 async def test_streams_end_and_are_resumed(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a node that was removed is refused within seconds."""
+    """Streams end after seconds, so that a removed node is refused when it resumes its stream."""
     monkeypatch.setattr(module, "STREAM_S", 0.05)
     network, a, b = nodes
     reader = await a.reader()

@@ -1,4 +1,6 @@
-"""The HTTP side of a server in a sandbox, over real sockets to a server in this process."""
+"""The HTTP client for a web server in a sandbox, over real sockets to a web server in this
+process.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Guest:
-    """A `WebServer` whose guest is this test. `asked`: how many sockets it was asked for."""
+    """A `WebServer` whose guest is this test. `asked`: the number of sockets that were
+    requested.
+    """
 
     def __init__(self, port: int, limits: OutputLimits) -> None:
         self.asked = 0
@@ -76,7 +80,7 @@ class Guest:
 
 
 class Body:
-    """A body that is passed on. `asked_for`: how many pieces were; `error`: what its end is."""
+    """A streamed body. `asked_for`: the number of pieces that were requested; `error`: its end."""
 
     def __init__(
         self, pieces: Iterable[bytes], length: int | None = None, error: str | None = None
@@ -133,7 +137,7 @@ def body_of(result: CallResult) -> bytes:
 
 
 def sentence_of(result: CallResult) -> str | None:
-    """The sentence of what is said of a result that is none."""
+    """The message of a refused result; None if the result is a response."""
     return None if result.refusal is None else result.refusal.sentence
 
 
@@ -170,7 +174,8 @@ async def test_idempotent_requests_repeat(method: str, times: int, refusal: str 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
         writer.write(OK)
-        seen.append(await request(reader))  # read, and the connection is closed without an answer
+        # read the request, then close the connection without a response
+        seen.append(await request(reader))
 
     async with served(serve) as guest:
         assert body_of(await guest.call()) == b"ok"
@@ -230,7 +235,7 @@ async def test_each_call_ends_at_its_own_deadline_whatever_it_waits_for() -> Non
             ended.append(timeout_s)
 
         await asyncio.gather(*map(call, (0.6, 0.2, 0.4)))
-        guest.gives = False  # the guest gives no socket
+        guest.gives = False  # the guest sends no socket
         await call(0.1)
     assert ended == [0.2, 0.4, 0.6, 0.1]
 
@@ -238,7 +243,7 @@ async def test_each_call_ends_at_its_own_deadline_whatever_it_waits_for() -> Non
 def test_calls_come_while_a_deadline_is_at_hand_on_the_loop_that_the_server_has() -> None:
     async def check() -> None:
         async with served(silent) as guest, asyncio.timeout(scaled(10)):
-            # uvloop's handle of what is due at once cannot tell when that is.
+            # uvloop cannot tell the time of a timer that is due at once.
             results = await asyncio.gather(guest.call(timeout_s=0.0001), guest.call(timeout_s=0.05))
         assert [one.kind for one in results] == [ExitKind.DEADLINE] * 2
 
@@ -247,7 +252,9 @@ def test_calls_come_while_a_deadline_is_at_hand_on_the_loop_that_the_server_has(
 
 
 async def test_a_log_that_is_no_pipe_is_refused() -> None:
-    """Else its end could not be looked for, and no call would end."""
+    """The end of other files cannot be waited for, so an invocation with such a log would never
+    end.
+    """
     log = os.eventfd(0, os.EFD_NONBLOCK)
     with pytest.raises(SandboxRefused, match="did not send a pipe"):
         WebServer(ServerSettings(port=80), log, LIMITS, lambda: None, lambda: False)
@@ -265,10 +272,11 @@ async def test_a_call_without_a_socket_says_why() -> None:
         running = asyncio.ensure_future(guest.call())
         await until(lambda: guest.asked >= 2)
         other, mine = socket.socketpair()
-        assert guest.server.socket_came(0, other.detach())  # no socket of a network
+        assert guest.server.socket_came(0, other.detach())  # not a network socket
         assert "did not send a socket" in str((await running).refusal)
         mine.close()
-        assert not guest.server.socket_came(0, socket.socket().detach())  # nobody has asked
+        # no invocation has requested a socket
+        assert not guest.server.socket_came(0, socket.socket().detach())
 
 
 async def test_the_end_of_the_server_ends_its_calls_each_with_what_it_is() -> None:
@@ -294,10 +302,10 @@ async def test_its_log_flood_is_read_no_faster(monkeypatch: pytest.MonkeyPatch) 
                 written += os.write(guest.writes, b"x" * 4096)
             except BlockingIOError:
                 await asyncio.sleep(0.001)
-        # What it may write in a second, what a pipe holds, and a piece.
+        # The rate for one second, the size of the pipe, and one piece.
         assert 100_000 <= written <= 100_000 + 2 * 65_536 + module.PIECE
         result = await guest.call()
-        assert len(result.stderr) == 1000  # the limit of a call
+        assert len(result.stderr) == 1000  # the limit of an invocation's standard error
         assert result.stderr_dropped >= module.LOG_BETWEEN_BYTES - 1000
 
 
@@ -307,12 +315,12 @@ async def test_a_log_of_single_bytes_wakes_nobody_for_each(monkeypatch: pytest.M
         for _ in range(8):
             os.write(guest.writes, b"x")
             await asyncio.sleep(0.05)
-        assert unread(guest.writes) == 4  # four reads have used up the second's
+        assert unread(guest.writes) == 4  # four reads have used up this second's rate
         await until(lambda: unread(guest.writes) == 0)
 
 
 def unread(pipe: int) -> int:
-    """How many bytes wait in a pipe."""
+    """The number of unread bytes in a pipe."""
     counted = bytearray(4)
     fcntl.ioctl(pipe, termios.FIONREAD, counted)
     return int.from_bytes(counted, sys.byteorder)
@@ -336,7 +344,7 @@ async def test_an_answer_of_tiny_chunks_is_read_no_faster_than_it_may(
     async with served(always_tiny_chunks, limits) as guest:
         results = await asyncio.gather(*(guest.call(timeout_s=scaled(2)) for _ in range(4)))
         read = sum(len(one.stdout) + one.stdout_dropped for one in results)
-    # All four together; without a rate, each is read to what is kept of an answer.
+    # The rate limits all four together. Without a rate, each response is read up to its own limit.
     assert (read < 3 * one_read) is is_held
     kinds = {one.kind for one in results}
     assert kinds == {ExitKind.DEADLINE if is_held else ExitKind.EXITED}
@@ -385,7 +393,9 @@ async def test_chunks_of_a_usual_size_have_no_rate(monkeypatch: pytest.MonkeyPat
 async def test_a_head_is_counted_though_its_body_comes_with_it(
     head: bytes, why: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is refused is never put together, which would take the event loop."""
+    """A response that is too long must be refused before it is assembled, which would block the
+    event loop.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -406,7 +416,8 @@ async def test_a_slow_start_is_asked_ever_more_seldom(monkeypatch: pytest.Monkey
         guest = Guest(free.getsockname()[1], LIMITS)
         with pytest.raises(SandboxRefused, match="did not accept connections"):
             await guest.server.wait_until_ready()
-        assert 2 <= guest.asked < 25  # every hundredth of a second it would be up to a hundred
+        # With an attempt every 10 ms, there would be up to a hundred.
+        assert 2 <= guest.asked < 25
         guest.server.lost(out_of_memory=False)
         os.close(guest.writes)
 
@@ -435,7 +446,7 @@ async def test_nothing_stays_open() -> None:
     await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
-# Bodies that are passed on ---------------------------------------------------------------------
+# Streamed bodies -------------------------------------------------------------------------------
 
 
 async def test_a_body_that_is_passed_on_is_sent_as_it_came_and_on_a_new_connection() -> None:
@@ -481,14 +492,16 @@ async def test_no_more_of_a_body_is_asked_for_than_the_server_takes() -> None:
 
 @promise("R37")
 async def test_an_answer_arrives_though_the_server_has_closed_upon_the_body() -> None:
-    """What is sent then is refused by the kernel, which would hide what can still be read."""
+    """The kernel refuses further writes after the server has closed; this error must not hide the
+    response that can still be read.
+    """
     answer = b"HTTP/1.1 413 Too Long\r\ncontent-length: 2\r\n\r\nno"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
         await writer.drain()
-        writer.transport.abort()  # with much of the body unread
+        writer.transport.abort()  # much of the body was not read
 
     async with served(serve) as guest:
         for _ in range(20):

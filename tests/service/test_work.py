@@ -1,4 +1,4 @@
-"""What callers see of accepted work: accepting, policies, cancelling, waiting."""
+"""Asynchronous invocations through the API: accepting, policies, cancelling, waiting."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ async def test_a_key_of_work_that_may_be_queued_is_not_free_again(
 
 @promise("N90")
 async def test_queued_work_runs_without_a_word(web: Web) -> None:
-    """The work is stored, but the store's response is lost. This server must find it by itself: no
-    other server looks for it, and the function may never be invoked again.
+    """The invocation is stored, but the store's response is lost. This server must find the
+    invocation by itself: no other server looks for it, and the function may never be invoked again.
     """
     function = await web.function()
     with silent(web.harness.services.work.store, "accept", is_made=True):
@@ -365,7 +365,7 @@ async def test_a_synchronous_call_has_one_attempt(web: Web) -> None:
     assert holds(found["attempts"], [expected])
 
 
-# Running it ----------------------------------------------------------------------------------
+# Running -------------------------------------------------------------------------------------
 
 AT_ONCE = {"first": 0, "jitter": 0}
 
@@ -456,7 +456,7 @@ async def test_redrives_hold_few_inputs(web: Web, monkeypatch: pytest.MonkeyPatc
 
 @promise("W6")
 async def test_work_that_waits_for_its_next_attempt_can_be_cancelled(web: Web) -> None:
-    """Between two attempts it is neither running nor quite queued yet."""
+    """Between two attempts, the invocation is neither running nor ready to be claimed."""
     function = await web.function("exit 1")
     policy = {"max_attempts": 2, "backoff_seconds": {"first": 60, "jitter": 0}}
     await web.good("PUT", f"{function}/async-policy", policy)
@@ -534,12 +534,12 @@ async def test_what_is_replayed_counts_as_a_body_that_was_sent(web: Web, mode: s
     assert bodies.held == 0
 
 
-# What is loaded ------------------------------------------------------------------------------
+# Loading of records --------------------------------------------------------------------------
 
 
 @promise("A67")
 async def test_output_is_loaded_for_answers_only(web: Web) -> None:
-    """A record may have megabytes of output."""
+    """Only a response with the output may load it, since a record may have megabytes of output."""
     call = await web.submit(await web.function("echo hello"))
     await web.ended(call)
     journal = web.harness.journal

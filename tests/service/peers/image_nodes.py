@@ -39,14 +39,14 @@ LIMITS = ImageLimits(unpacked_max_bytes=64 * MIB, files_max=1000)
 
 
 class Store(SqlTenantImages):
-    """The nodes' shared store. A node's write reaches the others at once."""
+    """The nodes' shared store. A write of one node reaches the other nodes at once."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.copies: set[ImageCopy] = set()
         self.rows: dict[tuple[str, str], TenantImage] = {}
 
-    # `SqlImageCopies`
+    # the methods of `SqlImageCopies`
 
     async def load_copies(self, digests: Collection[str] | None) -> Sequence[ImageCopy]:
         return [one for one in self.copies if digests is None or one.digest in digests]
@@ -57,7 +57,7 @@ class Store(SqlTenantImages):
         self.copies |= {ImageCopy(one, node) for one in digests}
         await self._tell(ChangeKind.IMAGE_COPY, before ^ set(digests))
 
-    # `SqlTenantImages`
+    # the methods of `SqlTenantImages`
 
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         return [one for one in self.rows.values() if digests is None or one.digest in digests]
@@ -78,7 +78,8 @@ class Store(SqlTenantImages):
         for node in self.nodes:
             if kind is ChangeKind.IMAGE_COPY:
                 await node.fleet.follow_changes(changes)
-            elif not node.tenant_images._changing.locked():  # otherwise this node wrote the row
+            # if it is locked, this node wrote the row
+            elif not node.tenant_images._changing.locked():
                 await node.tenant_images.follow_changes(changes)
 
 
@@ -95,8 +96,8 @@ class Copies(SqlImageCopies):
 
 @dataclass
 class Node:
-    """`handler`: if set, responds on the peer port instead of the images. `asked`: the received
-    requests.
+    """One node. `handler`: if set, it responds on the peer port instead of the images. `asked`: the
+    requests that the peer port received.
     """
 
     name: str
@@ -134,7 +135,7 @@ class Node:
 
 @dataclass
 class ImageFleet:
-    """`nodes` by name. All use `clock`."""
+    """The nodes of one fleet, by name. All use `clock`."""
 
     store: Store
     clock: ManualClock
@@ -159,7 +160,7 @@ class ImageFleet:
 
 @contextlib.asynccontextmanager
 async def image_fleet(path: Path, *names: str, all_bytes: int = 0) -> AsyncIterator[ImageFleet]:
-    """Nodes with these names, until the end of the block."""
+    """Runs nodes with these names until the end of the block."""
     now = time.time()
     keys, made = a_fleet(now), ImageFleet(Store(), ManualClock(1000.0))
     bound = {name: listener() for name in names}

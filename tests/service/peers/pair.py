@@ -97,7 +97,7 @@ class Pair:
 
 @contextlib.asynccontextmanager
 async def a_pair(now: float) -> AsyncIterator[Pair]:
-    """Both nodes, until the end of the block."""
+    """Runs both nodes until the end of the block."""
     fleet = a_fleet(now)
     first, second = (a_node(fleet, name, now) for name in ("one", "two"))
     of_one, of_two, bound = Directory(), Directory(), listener()

@@ -39,8 +39,8 @@ from timeouts import scaled
 
 @dataclass
 class Servers:
-    """`http` is a client of the first server, which forwards its invocations to the second,
-    `there`.
+    """Two servers. `http` is a client of the first server, which forwards its invocations to the
+    second, `there`.
     """
 
     here: Harness
@@ -135,7 +135,9 @@ async def test_a_node_that_refuses_or_cannot_be_reached_is_passed_over(servers: 
 
 
 class Sending:
-    """A request to a server's URL whose body is still arriving. `wants`: the body was requested."""
+    """A request to a function URL whose body is still arriving. `wants`: set once the first server
+    has requested the body.
+    """
 
     def __init__(self, servers: Servers, **headers: str) -> None:
         self.wants = asyncio.Event()
@@ -161,7 +163,9 @@ class Sending:
 
 @pytest.fixture
 def _as_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every function counts as a server; the fake sandboxes accept bodies, too."""
+    """Treats every function as one with a web server, so that bodies are streamed; the fake
+    sandboxes accept streamed bodies.
+    """
     monkeypatch.setattr(url_calls.UrlRequest, "is_server", property(lambda _: True))
     monkeypatch.setattr(url_calls.UrlRequest, "is_shell", property(lambda _: False))
 
@@ -251,8 +255,8 @@ async def test_whether_keys_were_made_is_looked_for_where_the_call_came_in(
     assert looked == [servers.here.services.access]
 
 
-# Python functions that forwarding calls in addition to those of every request; a resumed coroutine
-# counts again.
+# Forwarding an invocation calls the Python functions in these files, in addition to those that
+# every request needs. Each resumption of a coroutine counts again.
 SENDING = ("/fleet/forwarding.py", "/fleet/peers.py", "/fleet/peer_connection.py")
 CALLS, SENDING_CALLS_MAX = 20, 50
 

@@ -56,12 +56,14 @@ async def test_an_image_is_fetched_once_for_all_who_wait(fleet: ImageFleet) -> N
     ).read_bytes()
     await second.fleet.obtain(digest)
     assert first.asked == [("GET", "two")]
-    # The others know where it is, and fetch it from either node.
+    # The other nodes know where the image is, and fetch it from either node.
     assert fleet["three"].fleet.nodes_of(digest) == {"one", "two"}
 
 
 async def test_a_root_file_system_comes_as_it_is(fleet: ImageFleet) -> None:
-    """It has links that files at /app must not have; uploading these is refused as before."""
+    """A root file system may have links that files for /app must not have. Uploading files with
+    such links is still refused.
+    """
     first, second = fleet["one"], fleet["two"]
     tree = [link("etc/mtab", "/proc/mounts"), link("up", "../../x"), file("bin/sh", mode=0o755)]
     image = await first.images.take(Archive.TAR, in_pieces(packed(tree)), contents=Contents.ROOTFS)
@@ -95,7 +97,7 @@ async def test_two_nodes_fetch_from_each_other_at_the_same_time(fleet: ImageFlee
 
 
 async def test_two_nodes_do_not_wait_for_an_image_nobody_has(fleet: ImageFleet) -> None:
-    """Each believes that the other has the image."""
+    """Each node believes that the other one has the image."""
     digest = "ab" * 32
     await fleet.store.state("one", [digest])
     await fleet.store.state("two", [digest])
@@ -113,7 +115,7 @@ async def test_where_it_is_on_a_node_that_is_away_the_error_names_it(fleet: Imag
     fleet.change("one", presence="gone")
     with pytest.raises(ImageUnavailable, match="only on unreachable nodes: one"):
         await fleet["two"].fleet.obtain(digest)
-    # It fails at once for the next callers, and is retried a moment later.
+    # Further callers get the error at once until the node retries a moment later.
     fleet.change("one")
     with pytest.raises(ImageUnavailable):
         await fleet["two"].fleet.obtain(digest)
@@ -136,8 +138,8 @@ async def test_memory_does_not_grow_with_the_image(fleet: ImageFleet) -> None:
 
 
 async def asks(fleet: ImageFleet, bad: Any, *, is_distrusted: bool) -> None:
-    """Nodes one and three have the image; one is asked first and fails in this way. Two still gets
-    the image.
+    """Nodes one and three have the image. Node one is asked first, and fails in the way of `bad`;
+    node two must still get the image.
     """
     data = an_archive()
     digest = await fleet["one"].put(data)
@@ -210,7 +212,7 @@ async def test_more_than_the_image_counts_is_refused_while_it_comes(fleet: Image
         return Response(body=pieces())
 
     await asks(fleet, endless, is_distrusted=True)
-    assert sent < 32 * MIB  # includes what the kernel buffers on the way
+    assert sent < 32 * MIB  # this includes the bytes in the kernel's buffers
 
 
 async def test_a_node_that_stops_in_the_middle_is_given_up(
@@ -241,7 +243,7 @@ async def test_who_waits_for_a_node_that_sends_to_others_does_not_give_it_up(
     node.fleet._sending.release()
     await waiting
     assert node.asked == [("GET", "two")]
-    # Each request frees what it reserved, whether the image exists or not.
+    # Each request must release the memory that it reserved, whether the image exists or not.
     for wanted in (digest, "ab" * 32):
         asker = Asker(node="three", call=None)
         request = Request("GET", f"/fleet/images/{wanted}", Headers({}))
@@ -279,7 +281,7 @@ async def test_a_full_disk_ends_the_fetch_and_leaves_nothing(
     assert fleet.having(digest) == ["one"]
     assert fleet["two"].leftovers == []
     fleet.clock.time += image_fetch.AGAIN_S
-    await fleet["two"].fleet.obtain(digest)  # once there is room
+    await fleet["two"].fleet.obtain(digest)  # the retry succeeds, since the disk now has room
 
 
 @promise("N44")
@@ -287,16 +289,16 @@ async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -
     async with image_fleet(tmp_path, "one", "two", all_bytes=4 * MIB) as fleet:
         first, second = fleet["one"], fleet["two"]
         kept = [await first.put(an_archive()) for _ in range(3)]
-        second.tenant_images._all_bytes = int(2.5 * MIB)  # as set by its operator
+        second.tenant_images._all_bytes = int(2.5 * MIB)  # an operator's limit
         for digest in kept[:2]:
             await second.fleet.obtain(digest)
         with pytest.raises(ImageUnavailable, match="no room for another image"):
             await second.fleet.obtain(kept[2])
         assert ("GET", "two") in first.asked
-        assert len(first.asked) == 2  # nothing was sent in vain
+        assert len(first.asked) == 2  # no image was sent that node two could not keep
 
 
-# An image that is removed meanwhile -----------------------------------------------------------
+# Images that are removed while a node fetches them --------------------------------------------
 
 
 @promise("N43")
@@ -310,7 +312,7 @@ async def test_an_image_removed_while_it_is_fetched_is_sent_whole(fleet: ImageFl
     assert first.has(digest)
     await waiting
     assert second.has(digest)
-    # No tenant has it: after a while it is on no node.
+    # No tenant has the image, so every node removes it after a while.
     for _ in range(2):
         fleet.clock.time += 10_000
         for node in (first, second):
@@ -338,7 +340,7 @@ async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> 
         image = await fleet["one"].upload(an_archive())
         assert fleet.having(image.digest) == ["one"]
     async with image_fleet(tmp_path, "one", "two") as fleet:
-        # It is gone, but no node knows that yet.
+        # Node two is unreachable, but no node knows that yet.
         fleet["one"].directory.addresses["two"] = "127.0.0.1:1"
         image = await fleet["one"].upload(an_archive())
         assert fleet.having(image.digest) == ["one"]
@@ -390,7 +392,7 @@ async def test_an_upload_that_is_repeated_asks_who_has_it_first(fleet: ImageFlee
 
 @contextlib.asynccontextmanager
 async def looking(*nodes: Node) -> AsyncIterator[None]:
-    """These nodes look after the copies of their images."""
+    """Has these nodes maintain the copies of their images until the end of the block."""
     running = [asyncio.ensure_future(node.fleet.run()) for node in nodes]
     try:
         yield
@@ -401,7 +403,9 @@ async def looking(*nodes: Node) -> AsyncIterator[None]:
 
 
 async def copied(fleet: ImageFleet) -> tuple[str, str, str]:
-    """An image that node one got, the node with its copy, and the one without."""
+    """Uploads an image to node one. Returns its digest, the node with a copy, and the node without
+    one.
+    """
     digest = (await fleet["one"].upload(an_archive())).digest
     (other,) = set(fleet.having(digest)) - {"one"}
     (third,) = {"two", "three"} - {other}
@@ -430,7 +434,9 @@ async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFlee
 
 @promise("N43")
 async def test_an_image_that_no_tenant_has_is_given_to_nobody(fleet: ImageFleet) -> None:
-    """Otherwise two nodes would copy it to each other for ever, since each removes it again."""
+    """If nodes copied such an image, two of them would copy it to each other for ever, since each
+    removes it again.
+    """
     first = fleet["one"]
     digest = await first.put(an_archive())
     fleet.store.rows.clear()
@@ -461,7 +467,9 @@ async def test_what_is_no_digest_is_refused(fleet: ImageFleet, path: str) -> Non
 
 
 async def test_room_is_looked_at_before_anything_is_asked_for(fleet: ImageFleet) -> None:
-    """Control of the limit: the same check raises when it is called directly."""
+    """The room is checked before any request is sent: no node gets one. Control of the limit: the
+    same check raises when it is called directly.
+    """
     node = fleet["one"]
     node.tenant_images._all_bytes = 1
     digest = await fleet["two"].put(an_archive())

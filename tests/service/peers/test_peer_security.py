@@ -46,7 +46,7 @@ def log() -> Iterator[list[Any]]:
 
 
 async def logged(log: list[Any], text: str) -> dict[str, Any]:
-    """Waits for the line of the log that reports it."""
+    """Waits for the log line that reports a refusal with this text."""
     async with asyncio.timeout(scaled(5)):
         while True:
             for line in log:
@@ -56,7 +56,7 @@ async def logged(log: list[Any], text: str) -> dict[str, Any]:
 
 
 async def ask_as(pair: Pair, own: NodeFile, name: str = "two") -> tuple[int, bytes]:
-    """Sends one request as a node with that file."""
+    """Sends one request as the node with this file."""
     directory = Directory({name: f"127.0.0.1:{pair.port}"})
     peers = HttpPeers(own, directory, keys=None)
     try:
@@ -77,7 +77,9 @@ async def refused(pair: Pair, own: NodeFile) -> str:
 
 
 async def test_the_same_with_nothing_wrong(pair: Pair, log: list[Any]) -> None:
-    """Control of the following tests: another node of the fleet is admitted."""
+    """Control of the following tests: they differ from this request, which is accepted, in one
+    fault each.
+    """
     three = a_node(pair.fleet, "three", time.time())
     assert await ask_as(pair, three) == (200, b"/x")
     assert pair.seen[0][1].node == "three"
@@ -104,7 +106,7 @@ async def test_without_a_certificate_nobody_is_let_in(pair: Pair, log: list[Any]
 
 async def test_a_node_of_another_fleet_is_not_let_in(pair: Pair, log: list[Any]) -> None:
     other = a_node(a_fleet(time.time()), "one", time.time())
-    # It trusts the requested node, so that this one has to refuse it.
+    # This node trusts the other fleet's authority, so it is the requested node that must refuse.
     other = replace(other, ca_certificate=pair.first.ca_certificate)
     await refused(pair, other)
     line = await logged(log, "handshake")
@@ -141,14 +143,14 @@ async def test_an_expired_certificate_is_refused(pair: Pair, log: list[Any], who
 
 
 async def test_a_node_is_not_taken_for_another_one(pair: Pair) -> None:
-    """The address of one node leads to another node of the same fleet."""
+    """The directory has the address of another node of the same fleet."""
     with pytest.raises(PeerUnreachable, match=r"its certificate is refused: .*three"):
         await ask_as(pair, pair.first, "three")
     assert not pair.seen
 
 
 async def test_a_node_cannot_make_certificates(pair: Pair) -> None:
-    """Someone with a node's file signs a certificate for another name with the node's key."""
+    """Someone who has a node's file uses the node's key to sign a certificate for another name."""
     above = Credential(pair.first.certificate, pair.first.key)
     forged = make_node_certificate(above, "three", time.time(), 9)
     chain = forged.certificate + pair.first.certificate
@@ -194,7 +196,7 @@ async def test_a_removed_node_is_told_so_and_asks_nothing(pair: Pair, log: list[
     assert not pair.seen
     assert (await logged(log, "removed"))["kind"] == "node"
     del pair.of_two.refusals["one"]
-    await asyncio.sleep(0.6)  # until it is asked again
+    await asyncio.sleep(0.6)  # until node two reads the refusals again
     assert (await pair.ask())[0] == 200
 
 
@@ -243,7 +245,7 @@ async def test_a_removed_node_is_not_asked(pair: Pair) -> None:
 
 
 class Raw:
-    """A connection of someone who has a node's file, and sends arbitrary bytes."""
+    """A connection of someone who has a node's file and sends arbitrary bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -261,7 +263,7 @@ class Raw:
 
 @contextlib.asynccontextmanager
 async def raw(pair: Pair) -> AsyncIterator[tuple[Raw, str]]:
-    """Yields a connection with the nonce that it received."""
+    """Yields a connection, and the nonce that the server sent on it."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", pair.port, ssl=client_context(pair.first), server_hostname="two"
     )
@@ -280,7 +282,7 @@ def side(pair: Pair, **changes: Any) -> Side:
 
 
 async def test_a_signed_request_is_answered(pair: Pair) -> None:
-    """Control of the following tests."""
+    """Control of the following tests: a request with a valid signature is accepted."""
     async with raw(pair) as (connection, nonce):
         signer = Signer(side(pair), nonce)
         for target in ("/a", "/b"):

@@ -1,5 +1,5 @@
-"""Requests between nodes: what is transferred, what ends a request, and that nothing
-accumulates.
+"""Requests between nodes: what is transferred, what ends a request, and that ended requests leave
+nothing behind.
 """
 
 import asyncio
@@ -46,7 +46,9 @@ async def pair() -> AsyncIterator[Pair]:
 
 @pytest.fixture
 def _no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that count connections. Request it before the pair."""
+    """Prevents pings, whose connection would be counted. Tests must request this fixture before
+    `pair`.
+    """
     monkeypatch.setattr(client, "PING_EVERY_S", 1e6)
 
 
@@ -54,7 +56,7 @@ def _no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def responding(make: Callable[[Request], Response]) -> Callable[[Request, Asker], Any]:
-    """A node's responses to requests."""
+    """A handler of a node that makes a response to each request."""
 
     async def handle(request: Request, _: Asker) -> Response:
         return make(request)
@@ -98,7 +100,9 @@ async def test_a_client_s_own_host_and_length_of_head_come_across(pair: Pair) ->
 
 
 async def test_what_only_nodes_say_nobody_else_says(pair: Pair) -> None:
-    """A client sends such headers, and a handler responds with them."""
+    """Headers with a meaning between nodes must be removed if a client sends them, or if a handler
+    responds with them.
+    """
 
     pair.handler = responding(
         lambda _: Response(headers=[("quilt-peer-refused", "1"), ("x-own", "1")], body=b"done")
@@ -167,7 +171,7 @@ async def test_an_answer_that_is_not_read_does_no_harm(pair: Pair) -> None:
     assert await pair.ask("/second") == (200, b"/second")
     assert len(pair.server.connections) == 1
     async with pair.request(method="POST", body=b"x" * MIB) as answer:
-        assert answer.status == 200  # the rest of it is still arriving
+        assert answer.status == 200  # the rest of the response is still arriving
     assert await pair.ask("/third") == (200, b"/third")
 
 
@@ -212,7 +216,7 @@ async def test_a_stream_that_nobody_reads_is_not_made(pair: Pair) -> None:
     pair.handler = responding(lambda _: Response(body=stream()))
     async with pair.request() as answer:
         before = -1
-        while made != before:  # until it stops
+        while made != before:  # until the node stops to read
             before = made
             await asyncio.sleep(0.3)
         assert 0 < made < 200, "what is on the way is bounded"
@@ -282,7 +286,9 @@ async def test_an_answer_and_a_body_pass_each_other(pair: Pair) -> None:
 
 
 async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
-    """Encrypting a body of 6 MiB in one piece would block the event loop."""
+    """Encrypting a body of 6 MiB in one piece would block the event loop, and with it the short
+    responses.
+    """
 
     pair.handler = responding(
         lambda asked: Response(body=b"x" * (32 * MIB if asked.path == "/long" else 10))
@@ -302,7 +308,7 @@ async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
 
 
 async def asked(pair: Pair, **fields: Any) -> "asyncio.Task[tuple[int, bytes]]":
-    """A request that the node has got, and has not answered."""
+    """A request that the other node has received and not yet answered."""
     call = asyncio.create_task(pair.ask(**fields))
     await until(lambda: pair.server.connections.tasks)
     return call
@@ -325,8 +331,8 @@ async def test_a_connection_that_ends_fails_its_request_at_once(pair: Pair) -> N
 
 
 async def test_a_node_that_did_not_get_all_of_a_body_has_not_begun_with_it(pair: Pair) -> None:
-    """It does not read, so the sent data fills the buffers; it certainly has not started the
-    call.
+    """The other node does not read, so the sent data fills the buffers. A body that did not arrive
+    completely has certainly not started an invocation.
     """
     pair.handler = never
     call = await asked(pair, body=b"x" * (64 * MIB))
@@ -385,8 +391,8 @@ async def test_a_body_that_fails_ends_the_request_with_its_error(pair: Pair) -> 
 
 
 async def test_the_kernel_notices_a_machine_that_is_gone_on_both_sides(pair: Pair) -> None:
-    """The requested node must notice it, too: it sends no pings, and its response may take
-    hours.
+    """The requested node must notice a lost machine, too: it sends no pings, and its response may
+    take hours.
     """
     await pair.ask()
     for end in ("getsockname", "getpeername"):
@@ -415,7 +421,7 @@ def _connected_sockets() -> list[socket.socket]:
 
 @promise("N6")
 async def test_a_node_that_is_silent_is_taken_for_dead(pair: Pair) -> None:
-    """The network link of its machine is down: nothing arrives, and no connection ends."""
+    """The link of the other machine is down: no data arrives, and no connection ends."""
     pair.handler = never
     async with _proxy(pair) as proxy:
         calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
@@ -452,7 +458,7 @@ class Revision:
 @promise("N94")
 @pytest.mark.parametrize("is_older", [False, True])
 async def test_pings_carry_the_key_revision_both_ways(pair: Pair, is_older: bool) -> None:
-    """A node of an older version sends no revision."""
+    """A node of an older version sends no revision; its peers must accept that."""
     asking, asked = Revision(7), Revision(8)
     pair.peers.keys, pair.server.keys = asking, None if is_older else asked
     release = waits_to_answer(pair)
@@ -477,7 +483,9 @@ async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None
 
 
 async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pair) -> None:
-    """A stopping node accepts no new connections, and pings need one."""
+    """A stopping node accepts no new connections, which pings need. Without a ping it must not
+    count as dead, or its last requests would be ended.
+    """
     release = waits_to_answer(pair)
     call = await asked(pair)
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -514,7 +522,7 @@ async def test_connections_to_a_node_are_few(pair: Pair, monkeypatch: pytest.Mon
     release = waits_to_answer(pair)
     calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
     await until(lambda: len(pair.server.connections.tasks) == 3)
-    await until(lambda: pair.server.counts["one"] == 4)  # one of them is for pings
+    await until(lambda: pair.server.counts["one"] == 4)  # one of these connections is for pings
     for _ in range(2):
         with pytest.raises(PeerBusy, match="3 connections to node two, in use"):
             await pair.ask()
@@ -534,7 +542,8 @@ async def test_connections_that_the_node_has_ended_are_not_asked_for_pings(pair:
     pair.handler = handle
     await asyncio.gather(*(pair.ask() for _ in range(8)))
     kept = pair.peers._links["two"]._idle[-1]._transport.get_extra_info("sockname")
-    for regular in list(pair.server.connections._regular):  # as if there were too many
+    # the node ends all connections but one, as if there were too many
+    for regular in list(pair.server.connections._regular):
         connection: Any = regular
         if connection._transport.get_extra_info("peername") != kept:
             connection.cut()
@@ -568,12 +577,12 @@ async def test_long_answers_that_nodes_do_not_take_count_and_make_room(
     )
     async with pair.request("/long") as answer:
         await until(lambda: responses.held > size // 2)
-        # It is cut off once others wait.
+        # The response is cut off once other responses wait for its memory.
         async with responses.reserve(46_000_000, "t"):
             assert responses.held == 46_000_000
         with pytest.raises(PeerGone):
             await answer.read(size)
-    # A connection that is in use ends properly, and no longer counts.
+    # A connection that is in use ends normally, and its memory is released.
     assert (await pair.ask("/short")) == (200, b"x" * 2_000_000)
     await until(lambda: responses.held == 0)
 
