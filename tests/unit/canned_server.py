@@ -49,7 +49,9 @@ OF_VERSION = (
 
 
 def version(number: int, image: str) -> dict[str, Any]:
-    """A version of `FUNCTION`; version 5 is current. `image`: the digest of its files."""
+    """The record of a version of `FUNCTION`; version 5 is current. `image`: the digest of its
+    files.
+    """
     own = {"id": f"v{number}", "function_id": ID, "version": number, "is_active": number == 5}
     return {name: FUNCTION[name] for name in OF_VERSION} | own | {"image_digest": image}
 
@@ -77,8 +79,8 @@ NOT_FOUND = {"error": "there is no such function", "error_code": "NOT_FOUND", "h
 
 
 def body_of(schema: type[Struct], **values: Any) -> dict[str, Any]:
-    """A body of this schema with `values`. Other required fields are null if that is allowed,
-    otherwise the documented example.
+    """A body that fits `schema` and has these `values`. Other required fields are null if the
+    schema allows it; otherwise, they have the documented example.
     """
     required = {name: one for name, one in fields_of(schema).items() if one.is_required}
     return {name: None if one.is_nullable else _example(one) for name, one in required.items()} | (
@@ -93,8 +95,8 @@ def _example(field: Field) -> Any:
 
 
 class Fake:
-    """Has a response for each method and path; responds to all others with 404. Records the
-    requests.
+    """A server that has a response for each method and path, and responds to other requests with
+    404. Records the requests.
     """
 
     def __init__(self) -> None:
@@ -103,7 +105,7 @@ class Fake:
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
         self.bodies: list[Any] = []
-        # Lists of responses for requests whose response changes; looked up first.
+        # The next responses to requests whose response changes; used before those in `answers`.
         self.then: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
             ("GET", "/by-name/hello"): (200, FUNCTION),
@@ -140,8 +142,8 @@ class Fake:
 
 
 class Canned:
-    """A `Transport` that calls a function instead of a server. It uses httpx's types and
-    exceptions, so that the same functions also work for the asynchronous client.
+    """A `Transport` that calls a function instead of a server. The function takes and returns
+    httpx's types, so that it can also replace the server of the asynchronous client.
     """
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:

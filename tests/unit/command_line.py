@@ -35,8 +35,8 @@ class CommandLine(Fake):
         self._capsys = capsys
 
     def run(self, line: str, *more: str, code: int = 0) -> Printed:
-        """Run `quiltfn` with the words of this line, check the exit code, and return what it
-        printed. `more`: further words, which may contain spaces.
+        """Run `quiltfn` with the words of `line`, check the exit code, and return the output.
+        `more`: further words, which may contain spaces.
         """
         ended = run([*shlex.split(line), *more])
         printed = Printed(*self._capsys.readouterr())

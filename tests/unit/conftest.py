@@ -14,13 +14,15 @@ from unit.command_line import CommandLine
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests have the event loop that a server has."""
+    """Run asynchronous tests on the event loop that a server uses."""
     return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
-    """The command line. A module that needs other responses overrides this fixture."""
+    """The command line, with canned responses. A module that needs other responses overrides this
+    fixture.
+    """
     commands = CommandLine(capsys)
     answered_by(commands, monkeypatch)
     return commands
@@ -34,7 +36,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["uv", "pip"])
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The installer of Python packages."""
+    """The program with which commands install Python packages."""
     if request.param == "pip":
         which = shutil.which
         monkeypatch.setattr(

@@ -17,7 +17,8 @@ from quiltfn.model.quota import UNBOUNDED, Quota
 from quiltfn.pool.arbitration import Arbitration
 from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 
-# A little more than the sum of the invocations' limits, so that some idle instances can stay.
+# The budget is a little more than the sum of the invocations' memory limits, so that some idle
+# instances can stay.
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
 Request = actions.RequestMemory | actions.RequestQuota | actions.RequestPlaces
@@ -121,16 +122,16 @@ class Member(PoolSimulation):
         self.machine.arbitration.serve(self.pool)
 
     def scale(self, least: int, most: int) -> None:
-        """Like `FunctionPool.set_scaling`: pools of other versions follow the function's own
-        pool.
+        """Like `FunctionPool.set_scaling`: the pools of other versions get the same maximum, and no
+        minimum.
         """
         for version in [*self.versions[1:], self.versions[0]]:
             version.set_scaling(min_instances=0 if version.is_beside else least, max_instances=most)
         self.machine.note_used()  # until now, they may start instances by the previous maximum
 
     def acquire(self) -> int:
-        """Like `LocalPools.lease`: the pool of another version serves invocations while the
-        function does.
+        """Like `LocalPools.lease`: opens the pool of another version if the function's own pool is
+        open.
         """
         if self.is_beside and self.pool.current is None and self.versions[0].pool.current:
             self.promote("old")
@@ -193,7 +194,9 @@ class Member(PoolSimulation):
 
     @property
     def unserved_since(self) -> float | None:
-        """The time since which the first unserved invocation has waited."""
+        """The time since which the first invocation without an instance has waited. An instance
+        that is being started or cleaned counts as one for the next invocation.
+        """
         serving = self.those(lambda b: b.digest == self.pool.current and not b.destroying)
         coming = [n for n in serving if self.simulated[n].pending or self.simulated[n].cleaning]
         return next(iter(sorted(self.waiting.values())[len(coming) :]), None)
@@ -275,7 +278,7 @@ class NodeSimulation:
 
     def pass_time(self, seconds: float) -> None:
         at_most = max(one.pool.limits.queue_wait_s for one in self.members) + 1.0
-        # After `at_most`, no invocation waits.
+        # After `at_most` seconds, no invocation waits any more.
         for step in (min(seconds, at_most), seconds - at_most):
             if step >= 0.0:
                 self._at(self.now + step)
@@ -315,7 +318,7 @@ class NodeSimulation:
         return {(cast("Pool", one.pool), one.instance): one for one in found}
 
     def _parked(self) -> set[Idle]:
-        """Parked instances, by the node's own records."""
+        """The parked instances, according to the simulation's own records."""
         return {(one.pool, number) for one in self.members for number in one.kept}
 
     def _check_memory(self, mib: float) -> Callable[[list[Idle]], None]:
@@ -430,7 +433,9 @@ class NodeSimulation:
         self.note_used()
 
     def note_used(self) -> None:
-        """From now on, a function may have as many instances as its maximum, or as it has now."""
+        """Record how many instances each function has: from now on, it may have at most these or,
+        if that is more, its maximum.
+        """
         self._used = {key: versions[0].used for key, versions in self.functions.items()}
 
     @staticmethod
@@ -440,8 +445,8 @@ class NodeSimulation:
         return sum(len(one.simulated) for one in several), sum(map(len, leaving))
 
     def drain(self) -> None:
-        """End all invocations, without new ones. Every waiting invocation must be served in time,
-        and each prepared version must become ready or be reported as failed.
+        """End all invocations, and begin no new ones. Every waiting invocation must be served in
+        time, and each prepared version must become ready or be reported as failed.
         """
         waiting = [(one, waiter) for one in self.members for waiter in one.waiting]
         for _ in range(400):
@@ -470,7 +475,7 @@ class NodeSimulation:
         return isinstance(getattr(member.answers[waiter], "why", None), actions.Full)
 
     def _at(self, now: float) -> None:
-        """Run what is due until then."""
+        """Run the timers that are due until `now`."""
         while due := [at for at, _ in self.timers if at <= now]:
             timer = next(timer for timer in self.timers if timer[0] == min(due))
             self.timers.remove(timer)
@@ -491,7 +496,7 @@ class NodeSimulation:
 def _check_order(
     chosen: list[Idle], idle: dict[Idle, EvictionCandidate], parked: set[Idle]
 ) -> None:
-    """Check that parked instances are evicted first, then those of the least value."""
+    """Check that parked instances are evicted first, then ready ones of the least value."""
     ready = [one for one in chosen if one not in parked]
     spared = idle.keys() - set(chosen)
     assert not ready or not spared & parked, "a parked one stays, and a ready one goes"

@@ -34,8 +34,8 @@ def archive_of(files: Mapping[str, str], top: str = "package") -> bytes:
 
 
 class Registry:
-    """`asked`: the requested paths, in order. `repository`: the archive that every repository
-    returns.
+    """The packages that the proxy serves. `asked`: the requested paths, in order. `repository`: the
+    archive that every repository returns.
     """
 
     def __init__(self, port: int, place: Path) -> None:
@@ -48,7 +48,7 @@ class Registry:
         self.context = _with_certificate(place, self.certificate)
 
     def add(self, name: str, **fields: Any) -> None:
-        """Add version 1.0.0 of a package. `fields`: of its package.json."""
+        """Add version 1.0.0 of a package. `fields`: further fields of its package.json."""
         said = {"name": name, "version": "1.0.0", **fields}
         archive = archive_of({"package.json": json.dumps(said), "index.js": ""})
         self._packages[name], self._manifests[name] = archive, said
@@ -88,7 +88,7 @@ class Registry:
 
 @contextmanager
 def running(place: Path) -> Iterator[Registry]:
-    """Run the proxy. `directory` stores its certificate."""
+    """Run the proxy, and store its certificate in `place`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -96,7 +96,7 @@ def running(place: Path) -> Iterator[Registry]:
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
-            with suppress(OSError):  # the client is gone
+            with suppress(OSError):  # the client may have closed the connection
                 self.wfile.write(body or b"")
 
         def do_CONNECT(self) -> None:
@@ -110,7 +110,7 @@ def running(place: Path) -> Iterator[Registry]:
                 type(self)(secured, self.client_address, self.server)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Logs nothing: pytest shows the output."""
+            """Log nothing, since pytest would show the output."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     registry = Registry(server.server_address[1], place)

@@ -21,7 +21,8 @@ from quiltfn.model.pool import Pool, PoolLimits
 WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
 
-# For negative controls: always the same stories, of which one must find the mistake.
+# Settings of negative controls: they always run the same stories, one of which must reveal the
+# planted mistake.
 FINDS_MISTAKES = settings(
     max_examples=3000,
     deadline=None,
@@ -34,7 +35,7 @@ FINDS_MISTAKES = settings(
 
 @dataclass
 class SimulatedSandbox:
-    """The data of a `PoolSimulation` about one sandbox."""
+    """What a `PoolSimulation` records about one sandbox."""
 
     digest: str
     pending: bool = True
@@ -47,9 +48,9 @@ class SimulatedSandbox:
     cleaning_since: float = 0.0
     idle_since: float = 0.0
     is_parked: bool = False
-    is_to_park: bool = False  # started for no invocation, and has had none since
-    # Started or unparked, and unused since then; `seen_by`: the invocations that waited at that
-    # time.
+    is_to_park: bool = False  # started for no invocation, and not used since
+    # `is_fresh`: started or unparked, and unused since then. `seen_by`: the invocations that waited
+    # at that time.
     is_fresh: bool = False
     seen_by: frozenset[int] = frozenset()
     ready_at: float = -1.0
@@ -60,8 +61,8 @@ class SimulatedSandbox:
         return self.holder is None and not (self.pending or self.cleaning or self.destroying)
 
     def become_ready(self, now: float, waiting: Iterable[int]) -> None:
-        """From now on, invocations can get this sandbox. `waiting`: the invocations that wait for
-        one.
+        """Let invocations get this sandbox from now on. `waiting`: the invocations that wait for a
+        sandbox.
         """
         self.is_parked, self.is_fresh = False, True
         self.idle_since = self.ready_at = now
@@ -69,7 +70,9 @@ class SimulatedSandbox:
 
 
 class PoolSimulation:
-    """Drives one pool. Every method is an event and returns what the pool decided."""
+    """Drives one pool: each method is an event, after which the pool's actions are performed and
+    checked.
+    """
 
     def __init__(self, limits: PoolLimits, make: Callable[[PoolLimits], Pool] = Pool) -> None:
         self.pool = make(limits)
@@ -162,7 +165,7 @@ class PoolSimulation:
         self._perform(self.pool.promote(digest, self.now, self.footprint(digest)))
         for number in kept:
             assert not self.simulated[number].is_parked, "switched back, and what was kept stays so"
-            # Allowed if a waiting invocation needs its room.
+            # A kept sandbox may end if a waiting invocation needs its room.
             is_gone = self.simulated[number].destroying
             assert not is_gone or self.requests > asked, "what was kept for this is gone"
         if grace and is_calm and live <= self.pool.limits.max_instances:
@@ -192,7 +195,9 @@ class PoolSimulation:
         self._perform(self.pool.set_scaling(new, self.now), is_tick=True)
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass: tick at the requested times, and at the end as the reaper does."""
+        """Let time pass. The pool ticks at the times that it has requested and, like the reaper, at
+        the end.
+        """
         until = self.now + seconds
         while due := [at for at in self.wakes if at <= until]:
             self.now = max(self.now, min(due))
@@ -204,14 +209,14 @@ class PoolSimulation:
 
     @staticmethod
     def parks(digest: str | None) -> bool:
-        """Versions with this name are parked after a long idle time."""
+        """Whether versions with this name are parked after a long idle time."""
         return digest == "c"
 
     def footprint(self, digest: str) -> Footprint:
         return Footprint(limit_mib=256.0, idle_mib=1.0, parks=self.parks(digest))
 
     def live(self, story: str) -> Self:
-        """Perform events, each a method and its arguments: `release 1, pass_time 0.5`."""
+        """Perform events, each a method and its arguments, such as `release 1, pass_time 0.5`."""
         for event in filter(None, story.split(", ")):
             name, *words = event.split()
             getattr(self, name)(*map(_argument, words))
@@ -258,7 +263,7 @@ class PoolSimulation:
 
     @property
     def kept(self) -> list[int]:
-        """Parked instances, by the simulation's own records."""
+        """The parked instances, according to the simulation's own records."""
         return self.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
 
     def states(self) -> dict[int, str]:
@@ -270,7 +275,7 @@ class PoolSimulation:
         return replace(self.pool.counts(), memory_mib=0.0)
 
     def finish(self, *, release: bool = True) -> None:
-        """Complete everything in progress."""
+        """Complete everything in progress: starts, ends, cleaning and, by default, invocations."""
         for _ in range(10_000):
             if self.starting:
                 self.started(self.starting[0])
@@ -298,8 +303,8 @@ class PoolSimulation:
                 sandbox.is_parked = self._left_well[sandbox.digest] = self._was_ready = True
 
     def _is_to_be_parked(self, sandbox: SimulatedSandbox) -> bool:
-        """Whether the sandbox was idle for long, is the last instance of a version worth parking,
-        and no invocation needs its place.
+        """Whether the sandbox must be parked instead of stopped: it was idle for long and is the
+        last instance of a version that is parked, and no invocation needs its place.
         """
         limits, current = self.pool.limits, self.pool.current
         others = self.those(lambda b: b.digest == current and not b.destroying and b is not sandbox)
@@ -308,8 +313,8 @@ class PoolSimulation:
         return is_last and is_old and sandbox.digest == current and self.parks(current)
 
     def _is_parked_ahead(self, sandbox: SimulatedSandbox) -> bool:
-        """Whether the sandbox was started to be parked, and no invocation, minimum or deploy needs
-        it.
+        """Whether the sandbox was started to be parked, and is needed by no invocation, minimum or
+        deploy.
         """
         is_wanted = self.waiting or self.pool.limits.min_instances or self.pool.prepared is not None
         is_current = sandbox.digest == self.pool.current and not sandbox.destroying
@@ -389,7 +394,7 @@ class PoolSimulation:
         """Check that the reason for a start agrees with the simulation's own records."""
         standing = self.those(lambda b: b.digest == digest and b.was_ready and not b.destroying)
         if is_unparked:
-            standing = []  # busy instances are no reason to unpark one
+            standing = []  # a start from a parked instance is never reported as scaling out
         assert (why is ColdStartReason.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
         if why is ColdStartReason.FIRST:
             assert not self._was_ready, "called the first, and is not"
@@ -465,14 +470,15 @@ class PoolSimulation:
             )
         queued = [one.id for one in self.pool.queue.waiting]
         assert queued == sorted(self.waiting), "the queues differ"
-        is_short = self.pool in self.pool.memory.waiting  # then an invocation has to end first
+        # If memory is short, an invocation has to end first.
+        is_short = self.pool in self.pool.memory.waiting
         full = len(self.simulated) >= self.pool.limits.max_instances and not is_short
         if full and not self.those(lambda sandbox: sandbox.destroying or sandbox.pending):
             self._check_that_the_kept_give_way()
 
     def _check_that_the_kept_give_way(self) -> None:
-        """Check that nothing idle is kept while an invocation waits, if there is no room and none
-        will become free.
+        """Check that no kept instance stays idle while an invocation waits, if there is no room and
+        none will become free.
         """
         current, prepared = self.pool.current, self.pool.prepared
 
@@ -495,7 +501,7 @@ def _argument(word: str) -> int | float | str:
 
 
 def a_pool(ready: int = 0, **limits: float) -> PoolSimulation:
-    """A simulation of an open pool with this many ready instances."""
+    """A simulation of an open pool with `ready` ready instances."""
     sim = PoolSimulation(PoolLimits(**limits))  # type: ignore[arg-type]
     sim.promote("a")
     callers = [sim.acquire() for _ in range(ready)]

@@ -177,7 +177,9 @@ class Simulation:
 
 
 def _has_canary(there: CurrentFunction, weight: float) -> bool:
-    """Whether invocations by the alias run, in part or in full, on the current version."""
+    """Whether the alias sends the share `weight` of its invocations, or all of them, to the current
+    version.
+    """
     live, current = there.live, there.function.current_version
     if live is None or live.version == current:
         return live is not None
@@ -185,8 +187,8 @@ def _has_canary(there: CurrentFunction, weight: float) -> bool:
 
 
 def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
-    """Whether a server has everything that the project wants, and nothing else of the project.
-    Computed independently of plans.
+    """Whether a server has everything that the project wants, and nothing of the project that it
+    does not want. This check does not use plans, so that it can test them.
     """
     for name, entry in wanted.functions.items():
         there = found.functions.get(name)

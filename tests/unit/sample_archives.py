@@ -51,7 +51,7 @@ def packed(entries: Iterable[Entry], form: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def raw(*headers: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    """Raw headers and their content, as no library would write them."""
+    """An archive of these headers and contents, some of which no library would write."""
     found = b""
     for info, data in headers:
         block = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
@@ -60,7 +60,7 @@ def raw(*headers: tuple[tarfile.TarInfo, bytes]) -> bytes:
 
 
 def extended(records: dict[str, str], kind: bytes = tarfile.XHDTYPE) -> tuple[Any, bytes]:
-    """A pax header."""
+    """A pax header with these records."""
     data = b""
     for key, value in records.items():
         body = f" {key}={value}\n".encode()
@@ -71,7 +71,7 @@ def extended(records: dict[str, str], kind: bytes = tarfile.XHDTYPE) -> tuple[An
 
 
 def good(**options: Any) -> bytes:
-    """A small, ordinary tree."""
+    """An archive of a small, ordinary tree."""
     entries = [file(name, data) for name, data in GOOD.items()]
     return packed([*entries, link("current", "lib/data.txt")], **options)
 
@@ -108,7 +108,9 @@ def a_wheel(path: Path, name: str = "demo", *, tag: str = "py3-none-any", about:
 
 
 def a_builder(place: Path, marker: Path) -> Path:
-    """A source directory that creates a file as soon as a tool reads its metadata."""
+    """A source directory whose build creates the file `marker` as soon as a tool reads its
+    metadata.
+    """
     place.mkdir()
     (place / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'

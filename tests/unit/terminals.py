@@ -1,4 +1,4 @@
-"""Commands as processes: a server for them, and a terminal in which they run."""
+"""Runs commands as processes: a server for them, and a terminal in which they run."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from unit.test_transport import listening
 
 @contextmanager
 def serving(reply: Callable[[str, bytes], Any]) -> Iterator[str]:
-    """Run a server and yield its address. `reply`: returns the JSON for a path and a body; None:
-    not found.
+    """Run a server and yield its address. `reply`: takes a path and a body, and returns the JSON of
+    the response; None: 404.
     """
     with listening() as (port, kind):
 
@@ -68,7 +68,7 @@ class Screen:
             time.sleep(0.02)
 
     def type(self, text: str, key: str, *, shows: str) -> None:
-        """Type the text, and wait until the screen shows it."""
+        """Type `text` and then `key`, and wait until the screen shows `shows`."""
         self.run("send-keys", "-l", text)
         self.run("send-keys", key)
         self.wait_for(shows)

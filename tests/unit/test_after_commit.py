@@ -1,4 +1,4 @@
-"""What follows from records once they are committed, whatever fails in between."""
+"""Items that follow from committed records are passed on once each, even after errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -15,7 +15,7 @@ CRITICAL = 10.83
 
 
 def chi_square(weight: float, chosen: int) -> float:
-    """Chi-square if `chosen` of CALLS calls got the other version."""
+    """The chi-square statistic if `chosen` of CALLS calls got the second version."""
     expected = weight * CALLS
     return (chosen - expected) ** 2 / expected + (chosen - expected) ** 2 / (CALLS - expected)
 

@@ -1,6 +1,7 @@
-"""The pages of the API match the code, and server and client library accept their snippets.
+"""The pages of the API match the code, and the server and the client library accept their snippets.
 
-Snippets contain placeholders, so they are not run; tests/e2e/test_documents.py runs the others.
+These snippets contain placeholders, so they are not run; tests/e2e/test_documents.py runs the
+snippets of other pages.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Several pools share what they have as promised, whatever happens in whatever order."""
+"""Pools share memory, quotas and places as promised, whatever events happen in whatever order."""
 
 from collections.abc import Callable, Collection, Hashable, Iterator
 from itertools import count
@@ -29,7 +29,7 @@ STEPS = (0.0, 0.006, 1.0, 11.0, 61.0, 400.0)
 OF_ONE = [name for name in EVENTS if name not in ("time", "set scaling", "quiet for long")]
 COMMON = ["acquire", "acquire three", "release", "started", "cleaned", "gone", "all quiet"] * 4
 OF_ALL = ["time", "measure", "fill", "stock gone", "set scaling"]
-# Events of a function, not of one of its versions.
+# Events that concern a whole function, not one of its versions.
 OF_FUNCTION = ["prepare", "promote what is ready", "promote at once", "abandon", "close", "park"]
 STORIES = st.lists(
     st.tuples(st.sampled_from([*OF_ONE, *COMMON, *OF_ALL]), st.integers(0, 5), st.integers(0, 63)),
@@ -79,7 +79,7 @@ def live_twice(story: list[tuple[str, int, int]], make: Callable[[], NodeSimulat
     assert logs[0] == logs[1], "equal stories are decided differently"
 
 
-# An instance that is kept for a version ends for a call that waits for this version.
+# The instance that is kept for one version ends for a call that waits for another version.
 KEPT_MAKES_ROOM = [
     ("acquire three", 1, 0),
     *[("acquire", 0, 0)] * 2,
@@ -100,18 +100,18 @@ def test_stories_of_several_pools_keep_the_promises(story: list[tuple[str, int, 
     live_through(story, NodeSimulation(list(SIZES)))
 
 
-# A version with all instances lacks a place for which another version waits; then that version
-# lacks memory.
+# One version has all instances of its function, and needs a place for which another version waits,
+# too; then the other version lacks memory.
 GIVES_UP_ITS_TURN = [
     *[("acquire", 0, 0)] * 10,
     *[("acquire", 3, 0), ("acquire three", 3, 0), ("close", 0, 0), ("acquire", 5, 0)],
 ]
-# Places become free, but the first version can't use any, since it lacks memory.
+# Places become free, but the first version in line can't use any, since it lacks memory.
 GOES_ON_TO_MEMORY = [
     *[("acquire", 4, 0), ("acquire three", 2, 0), ("acquire three", 4, 0), ("acquire three", 5, 0)],
     *[("all quiet", 2, 0), ("acquire", 3, 0), ("set scaling", 4, 22)],
 ]
-# A version gets its first instance and lacks more; so does another version, whose call is newer.
+# A version gets its first instance and needs more. So does another version, whose call is newer.
 HAS_ITS_FIRST = [
     *[("acquire three", 1, 0), ("acquire", 5, 0), ("acquire", 0, 0)],
     *[("acquire three", 1, 0), ("acquire three", 0, 0)],
@@ -139,7 +139,7 @@ def test_stories_of_tenants_and_versions_keep_the_promises(
     live_twice(story, Tenants)
 
 
-# Negative controls: the suite above must find each of these mistakes.
+# Negative controls: each of these classes has a mistake, which the suite above must find.
 
 
 class ForgetsToGiveBack(Memory):
@@ -200,7 +200,7 @@ class ServesNobody(Arbiter):
 
 
 def without(pool: Pool, **more: object) -> Any:
-    """The pool, with `more` in place of some of what it shares."""
+    """The resources that the pool shares; `more` replaces some of them."""
     its = {"memory": pool.memory, "quota": pool.quota, "places": pool.places}
     return SimpleNamespace(**(its | more))
 

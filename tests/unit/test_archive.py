@@ -1,4 +1,4 @@
-"""An archive is checked before anything in it is trusted or shown."""
+"""A backup archive is checked before anything in it is trusted or shown."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ FACTS: dict[str, Any] = {
 
 
 def an_archive(tmp_path: Path) -> bytes:
-    """A complete archive, as `Writer` makes it, with three empty files."""
+    """A complete backup archive that `Writer` has written, with three empty files."""
     with (tmp_path / "archive").open("wb") as file:
         writer = Writer(file)
         for name in FILES:
@@ -32,7 +32,7 @@ def an_archive(tmp_path: Path) -> bytes:
 
 
 def with_manifest(text: bytes | dict[str, Any]) -> io.BytesIO:
-    """An archive with a valid digest and this manifest."""
+    """A backup archive with a valid digest, whose manifest is `text`."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name in FILES:
@@ -88,7 +88,7 @@ def test_an_endless_line_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(spool, "LINE_MAX_BYTES", 1000)
     source, target = tmp_path / "journal-a.spool", tmp_path / "copy"
     source.write_bytes(bytes(1000))
-    snapshot.copy_segment(source, target)  # its end was still being written
+    snapshot.copy_segment(source, target)  # the server was still writing the end of the segment
     source.write_bytes(bytes(1001))
     with pytest.raises(StoreBroken, match="a line is longer than any record"):
         snapshot.copy_segment(source, target)

@@ -44,7 +44,7 @@ def test_bodies_of_one_tenant_leave_half_to_others() -> None:
     budget.reserve(50, "b", is_call=True)
     budget.release(40, "a")
     budget.reserve(50, "a", is_call=True)
-    with pytest.raises(RateLimited):  # likewise for the reserve for other requests
+    with pytest.raises(RateLimited):  # the reserve for other requests has the same rule
         budget.reserve(MANAGEMENT_BYTES // 2 + 1, "a", is_call=False)
     budget.reserve(MANAGEMENT_BYTES // 2, "a", is_call=False)
     budget.reserve(MANAGEMENT_BYTES // 2, "b", is_call=False)
@@ -59,7 +59,7 @@ def test_strangers_leave_a_tenant_half_of_what_it_has() -> None:
     with pytest.raises(RateLimited, match="of the tenant's bodies"):
         budget.reserve(1, "a", is_call=True)
     budget.release(100, "a", is_stranger=True)
-    budget.reserve(100, "a", is_call=True)  # the tenant can use what strangers don't use
+    budget.reserve(100, "a", is_call=True)  # the tenant can use the memory that strangers don't use
     budget.release(200, "a")
     assert (budget.held, budget._held_of, budget._strangers) == (0, {}, {})
 
@@ -74,7 +74,9 @@ def test_strangers_of_many_tenants_leave_half_of_all() -> None:
 
 
 async def served(*answers: tuple[str, int]) -> list[str]:
-    """The order in which these answers get their memory; the first letter is the tenant's."""
+    """The names of these responses, in the order in which they get memory. The first letter of a
+    name is its tenant.
+    """
     budget, order = ResponseBudget(100), []
 
     async def answer(name: str, size: int) -> None:
@@ -87,7 +89,7 @@ async def served(*answers: tuple[str, int]) -> list[str]:
 
 
 async def test_a_long_answer_waits_for_those_before_it() -> None:
-    """None overtakes, and the longest gets its turn."""
+    """If shorter responses could overtake, the longest one might never get its memory."""
     answers = [("a1", 60), ("a2", 60), ("a3", 10), ("a4", 500)]
     assert await served(*answers) == ["a1", "a2", "a3", "a4"]
 
@@ -119,7 +121,7 @@ async def test_kept_answers_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyP
     await load("b")
     assert len(loaded) <= 3
     ended = await asyncio.gather(*mine, return_exceptions=True)
-    assert {type(one) for one in ended} == {type(None), CapacityFull}  # none waits forever
+    assert {type(one) for one in ended} == {type(None), CapacityFull}  # each one ends
 
 
 async def test_whoever_gives_up_makes_way_for_the_next() -> None:
@@ -129,7 +131,7 @@ async def test_whoever_gives_up_makes_way_for_the_next() -> None:
     await asyncio.sleep(0)
     second = asyncio.ensure_future(budget.reserve(50, "a").__aenter__())
     await asyncio.sleep(0)
-    assert (budget.missing, budget.served) == (10, 0)  # only the first one's
+    assert (budget.missing, budget.served) == (10, 0)  # only the first response is counted
     first.cancel()
     await asyncio.wait_for(second, 1)
     assert (budget.missing, budget.served) == (0, 1)
@@ -168,8 +170,10 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
     budget = OutputBudget()
     with contextlib.ExitStack() as calls:
         kept = [calls.enter_context(CallOutputBudget(budget, "a")) for _ in range(100)]
-        assert sum(one.take(7 * MIB, lambda: None) for one in kept) == 2  # its half
-        # All calls that have begun and wait for each other end, whatever output each of them has.
+        # The tenant's half of the budget.
+        assert sum(one.take(7 * MIB, lambda: None) for one in kept) == 2
+        # All further calls end, although they wait for each other, and however much output each
+        # has.
         ended: list[CallOutputBudget] = []
         going: list[CallOutputBudget] = []
 

@@ -20,7 +20,7 @@ def ranges_of(text: str) -> list[callback.AddressRange]:
     return Settings(callback_networks=text).callback_ranges()
 
 
-# The example of the Standard Webhooks specification.
+# From the example of the Standard Webhooks specification.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SIGNED = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 

@@ -22,8 +22,8 @@ RULE = RollbackRule(error_rate=0.05)
 
 
 def calls_until_taken_back(failing: float, seed: int, most: int = 2_000) -> int | None:
-    """The number of calls, of which the share `failing` fails, until RULE rolls the version back;
-    None: never.
+    """How many calls RULE takes until it rolls a version back, if the share `failing` of them
+    fails. None: it never does.
     """
     dice, counters = random.Random(seed), CanaryCounters()
     for number in range(1, most + 1):
@@ -46,7 +46,7 @@ def test_the_tail_is_that_of_the_binomial_distribution(calls: int, rate: float) 
 def test_the_tail_of_many_calls_is_found() -> None:
     assert 0 < tail(5_300, 100_000, 0.05) < 1e-4
     assert tail(5_000, 100_000, 0.05) == 1.0
-    assert tail(100_000, 100_000, 0.001) == 0.0  # smaller than the smallest float
+    assert tail(100_000, 100_000, 0.001) == 0.0  # the result is smaller than the smallest float
 
 
 @pytest.mark.parametrize("calls", [10_000, 1_000_000])
@@ -54,7 +54,7 @@ def test_what_is_asked_after_each_call_is_told_after_few_terms(calls: int) -> No
     asked = 0
 
     class Calls(int):
-        """Counts the terms: each term subtracts from this number once."""
+        """A number that counts the terms of the sum: each term subtracts from it once."""
 
         def __sub__(self, other: int) -> int:
             nonlocal asked
@@ -83,7 +83,9 @@ def test_a_version_that_fails_four_times_as_often_as_it_may_is_taken_back_soon()
 
 
 def test_noise_seldom_takes_a_version_back() -> None:
-    """500 versions that fail exactly as often as allowed, checked after each of 2,000 calls."""
+    """Of 500 versions that fail exactly as often as allowed, and are checked after each of 2,000
+    calls, only few are rolled back.
+    """
     assert sum(calls_until_taken_back(0.05, seed) is not None for seed in range(500)) <= 15
     assert all(calls_until_taken_back(0.02, seed) is None for seed in range(100))
 

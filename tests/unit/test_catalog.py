@@ -22,7 +22,7 @@ def of(catalog: Catalog, tenant_id: str, after: str = "") -> list[str]:
 
 
 def test_the_fingerprint_follows_changes_and_not_the_fields_that_a_release_knows() -> None:
-    """Two releases in one fleet compute the same fingerprint, even if the newer one has added
+    """Two releases in one fleet must compute the same fingerprint, even if the newer one has more
     fields.
     """
     entry = an_entry(ids(1)[0])
@@ -36,7 +36,9 @@ def test_the_fingerprint_follows_changes_and_not_the_fields_that_a_release_knows
 
 
 def test_a_tenant_sees_and_counts_its_own_alone_by_their_ids() -> None:
-    """Whatever the order in which they came; a function that was removed is nowhere."""
+    """Functions may be added in any order. A function that was removed must not be found in any
+    way.
+    """
     catalog, made = Catalog(), ids(6)
     entries = {one: an_entry(one, "ab"[at % 2]) for at, one in enumerate(made)}
     for at in (3, 0, 5, 1, 4, 2):
@@ -57,7 +59,9 @@ def test_a_tenant_sees_and_counts_its_own_alone_by_their_ids() -> None:
 
 @promise("A24")
 def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
-    """All are reserved at the same time, so none of them is in the catalog yet."""
+    """All functions of this test are reserved at the same time, so room is counted although none of
+    them is in the catalog yet.
+    """
     spec = an_entry(ids(1)[0]).version.spec
     catalog = Catalog(4 * spec.size)
     with contextlib.ExitStack() as making:
@@ -67,9 +71,10 @@ def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
             pass
         with pytest.raises(CapacityFull, match="all functions"), catalog.reserve("c", spec):
             pass
-        with catalog.reserve("a", spec, instead_of=spec):  # it needs no more than before
+        # The change needs no more room than before.
+        with catalog.reserve("a", spec, instead_of=spec):
             pass
-    with catalog.reserve("c", spec):  # reservations that were not used gave their room back
+    with catalog.reserve("c", spec):  # unused reservations have released their room
         pass
 
 
@@ -115,6 +120,6 @@ def test_a_function_that_is_gone_cannot_be_changed() -> None:
     catalog, entry = Catalog(), an_entry(ids(1)[0])
     catalog.add(entry)
     catalog.remove(entry)
-    catalog.remove(entry)  # removing it twice is harmless
+    catalog.remove(entry)  # removing an entry twice is harmless
     with pytest.raises(NotFound):
         catalog.replace(entry.function)

@@ -146,7 +146,7 @@ def test_invoke_prints_output_and_a_line_about_it_and_fails_in_json_too(cli: Com
 
 
 def piped(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
-    """Redirect standard output."""
+    """Redirect standard output to the returned buffer."""
     pipe = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, "utf-8"))
     return pipe
@@ -385,7 +385,8 @@ def test_every_request_that_an_error_advises_is_one_of_the_api_and_a_command() -
 def test_no_error_writes_a_request_of_the_api_without_naming_it_as_data() -> None:
     written = re.compile(r"^[^#]*[\"'(, ](GET|POST|PUT|DELETE) (/api|…)/")
     source = Path(advice.__file__).parents[1]
-    free = ("cli", "wire", "sdk", "guest", "site")  # texts that are not errors of the server
+    # Packages whose texts are not errors of the server.
+    free = ("cli", "wire", "sdk", "guest", "site")
     found = [
         f"{path.name}: {line.strip()}"
         for path in source.rglob("*.py")
@@ -459,7 +460,7 @@ def test_no_server_is_code_3_and_help(cli: CommandLine, monkeypatch: pytest.Monk
         "error: no quiltfn server responds at http://127.0.0.1:9; start one with: quiltfn serve, "
         "or set its address: QUILT_BASE_URL\n"
     )
-    cli.run("events --url http://127.0.0.1:9", code=3)  # --follow is not required
+    cli.run("events --url http://127.0.0.1:9", code=3)  # `events` follows without --follow
 
 
 def test_a_bug_is_one_line_not_a_trace(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +470,7 @@ def test_a_bug_is_one_line_not_a_trace(cli: CommandLine, monkeypatch: pytest.Mon
     assert "Traceback" not in printed
 
 
-# --- others ------------------------------------------------------------------------------------
+# --- other commands ----------------------------------------------------------------------------
 
 
 def test_the_version_is_told(cli: CommandLine) -> None:

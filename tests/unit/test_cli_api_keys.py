@@ -1,4 +1,4 @@
-"""Keys over HTTP, the record of a call, refused egress; and every API operation has a command."""
+"""Commands for keys, tenants, a call's record, refused egress; each operation has a command."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,8 @@ def test_tenants_are_listed_disabled_and_enabled(cli: CommandLine) -> None:
     printed = cli.run("tenants list --limit 1")
     assert printed.lines[1] == "acme disabled 3 2 0"
     assert (cli.query, "--cursor c2" in printed.err) == ("limit=1", True)
-    cli.run("tenants disable acme", code=1)  # there was no terminal for the question
+    # Without a terminal, the command cannot ask for confirmation.
+    cli.run("tenants disable acme", code=1)
     assert cli.run("tenants disable acme --yes").out == "acme is disabled\n"
     assert cli.run("tenants enable acme").out == "acme is enabled\n"
 
@@ -87,7 +88,7 @@ def test_what_a_function_was_refused_is_shown(cli: CommandLine) -> None:
     assert (first, second, last) == ("network egress", "refused 7", "10.0.0.1 22 tcp")
 
 
-# Methods of the client library without a command, with the reason.
+# Methods of the client library that have no command, with the reason.
 WITHOUT_A_COMMAND = {
     "system.get_liveness": "health says more",
     "system.get_readiness": "health says more",

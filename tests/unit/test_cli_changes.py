@@ -1,4 +1,4 @@
-"""The command line's changes and tables."""
+"""Commands that change functions, and the tables that commands print."""
 
 import re
 import sys
@@ -85,7 +85,7 @@ def test_broken_version_fails_command(cli: CommandLine, line: str, call: tuple[s
 
 @promise("R26")
 def test_what_a_runtime_says_of_how_it_serves_is_shown(cli: CommandLine) -> None:
-    """An error of long ago does not fail a deploy that works."""
+    """The note of a successful deploy is printed, but not the error of an earlier one."""
     cli.answers["POST", f"/{ID}/deploy"] = (200, {**FUNCTION, "note": "it starts threads"})
     assert "it starts threads" in cli.run("functions deploy hello").err
     cli.answers["POST", f"/{ID}/deploy"] = (200, {**FUNCTION, "error_message": "of long ago"})
@@ -128,7 +128,7 @@ def test_scale_keeps_the_target_that_was_not_named(cli: CommandLine) -> None:
     assert printed.out == "hello now has 2 to 5 instances\n"
 
 
-# --- tables ------------------------------------------------------------------------------------
+# --- printed tables ----------------------------------------------------------------------------
 
 
 def test_versions_are_listed_with_a_handler_on_one_line(cli: CommandLine) -> None:

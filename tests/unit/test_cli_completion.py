@@ -24,7 +24,8 @@ pytestmark = promise("M22")
 
 QUILTFN = Path(sys.executable).with_name("quiltfn")
 NAMES = ("greet-anna", "greet-bert", "other")
-# Starts each shell without a user's settings, and with completion.
+# The command that starts each shell without the user's settings, and the line that turns completion
+# on.
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile"], 'eval "$(quiltfn completion bash)"'),
     "zsh": (["zsh", "-f"], 'autoload -Uz compinit; compinit -D; eval "$(quiltfn completion zsh)"'),

@@ -115,7 +115,9 @@ def test_what_is_locked_goes_before_what_is_not(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("leads_out", [True, False])
 def test_no_list_outside_is_read(tmp_path: Path, link: str, beside: str, leads_out: bool) -> None:
-    """Also through a directory that is not copied, in which links are not checked."""
+    """A list must not be a link to a file outside of the directory. The link may lead through a
+    subdirectory that is not copied, in which links are not checked otherwise.
+    """
     code = tmp_path / "code"
     (code / ".venv").mkdir(parents=True)
     target = (tmp_path if leads_out else code) / "list"

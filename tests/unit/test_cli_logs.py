@@ -12,7 +12,7 @@ from unit.canned_server import Terminal
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, *written: Event) -> str:
-    """What a terminal shows."""
+    """What `quiltfn logs` prints to a terminal for these events."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -1,4 +1,6 @@
-"""npm with a hostile repository: it runs nothing of it, plants nothing, and reveals nothing."""
+"""npm with a hostile repository: no code of the repository runs, no file is planted, no secret
+leaks.
+"""
 
 import json
 import os
@@ -93,7 +95,9 @@ def test_npm_by_itself_obeys_the_settings_of_a_repository(registry: Registry, ap
 def test_npm_starts_no_program_even_if_it_takes_repositories(
     registry: Registry, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the checks of newer npm versions, and without our own checks of the files."""
+    """npm must be safe even without the checks of newer npm versions, and without quiltfn's own
+    checks of the files.
+    """
     run = tools.run
 
     def without_its_switch(command: list[str], *more: Any) -> subprocess.CompletedProcess[str]:
@@ -213,7 +217,7 @@ def test_package_lists_stay_in_the_directory(app: Path, tmp_path: Path, name: st
         (app / name).unlink(missing_ok=True)
         (app / name).symlink_to(place)
         if place.parent == app:
-            manifest.check(app)  # negative control
+            manifest.check(app)  # control: a link within the directory is accepted
     with pytest.raises(BadParameter, match=f"{name} leads out of the directory"):
         manifest.check(app)
 
@@ -240,7 +244,7 @@ def test_no_program_of_this_directory_runs(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_program_that_is_run_gets_no_key_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUILT_API_KEY", SECRET)
-    monkeypatch.setenv("AWS_PROFILE", "mine")  # from which skopeo gets credentials
+    monkeypatch.setenv("AWS_PROFILE", "mine")  # skopeo would get credentials from this profile
     output = tools.run(["env"]).stdout
     assert "AWS_PROFILE=mine" in output
     assert SECRET not in output

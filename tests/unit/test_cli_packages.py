@@ -180,7 +180,7 @@ def as_repository(directory: Path) -> None:
 
 
 def a_wheel_that_wants(directory: Path, source: str) -> Path:
-    """A wheel with a dependency at the address `source`."""
+    """A wheel that depends on the package at the address `source`."""
     return a_wheel(directory, "wants", about=f"Requires-Dist: mark @ {source}\n")
 
 
@@ -220,7 +220,9 @@ def test_what_is_lacking_is_said_only_if_the_registry_was_reached(
 
 
 def test_pip_by_itself_would_have_built_it(tmp_path: Path) -> None:
-    """Negative control: `--only-binary :all:` does not keep pip from building it."""
+    """Negative control: `--only-binary :all:` does not keep pip from building a dependency at an
+    address.
+    """
     marker = tmp_path / "it-ran"
     wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker).as_uri())
     command = [sys.executable, "-I", "-m", "pip", "install", "--only-binary", ":all:"]
@@ -356,7 +358,7 @@ def test_a_repository_behind_a_dependency_is_not_prepared(tmp_path: Path) -> Non
     with pytest.raises(BadParameter, match="could not be installed"):
         packages.install_node(app)
     assert not marker.exists()
-    # Negative control: npm would prepare it.
+    # Negative control: npm alone would run the script `prepare` of the package.
     subprocess.run(["npm", "install", "--no-audit"], cwd=app, check=True, capture_output=True)
     assert marker.exists()
 

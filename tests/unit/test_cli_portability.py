@@ -1,4 +1,4 @@
-"""The command on systems other than Linux: what it does without what Linux has."""
+"""The command on systems other than Linux, which lack some of Linux's features."""
 
 import os
 import sys
@@ -16,7 +16,9 @@ from timeouts import scaled
 
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fakes Windows. Python's own modules have determined the platform when they were imported."""
+    """Fakes Windows for quiltfn's modules. Python's own modules determined the platform when they
+    were imported.
+    """
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.delattr(os, "killpg")
     monkeypatch.setitem(sys.modules, "fcntl", None)
@@ -40,7 +42,7 @@ def test_a_directory_is_watched_where_it_cannot_be_locked(tmp_path: Path) -> Non
 
 
 def test_where_it_can_be_locked_it_is(tmp_path: Path) -> None:
-    """Negative control."""
+    """Negative control: if locks exist, a directory is watched only once."""
     with watching.alone(tmp_path, "quiltfn dev"), pytest.raises(BadParameter, match="another"):
         with watching.alone(tmp_path, "quiltfn dev"):
             pass
@@ -60,10 +62,13 @@ def test_no_link_in_a_watched_directory_is_followed(tmp_path: Path) -> None:
     watches: list[int] = []
 
     def turn() -> None:
-        """The first turn makes an edit; the second one, which follows from it, counts."""
+        """The first turn edits a file. The edit causes the second turn, in which the watches are
+        counted.
+        """
         if (watched / "own" / "file").exists():
             for number in os.listdir("/proc/self/fdinfo"):
-                with suppress(FileNotFoundError):  # the descriptor of the listing itself
+                # The descriptor of the listing itself is closed by now.
+                with suppress(FileNotFoundError):
                     watches.append(Path("/proc/self/fdinfo", number).read_text().count("wd:"))
             raise InterruptedError
         (watched / "own" / "file").touch()
@@ -74,7 +79,7 @@ def test_no_link_in_a_watched_directory_is_followed(tmp_path: Path) -> None:
 
 
 def test_files_come_in_the_order_of_their_names_wherever_they_are(tmp_path: Path) -> None:
-    """Windows sorts paths case-insensitively, but digests of their content must be the same."""
+    """Windows sorts paths case-insensitively, but a tree must have one digest on all systems."""
     for name in ("b", "A", "a", "B"):
         (tmp_path / name).touch()
     assert [one.name for one in tree.walk(tmp_path)] == ["A", "B", "a", "b"]

@@ -30,7 +30,7 @@ HEAVY |= {"dataclasses", "inspect", "yaml", "argcomplete", "getpass"}
 
 
 def ended(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end. `options`: of `subprocess.run`."""
+    """Run a program to its end. `options`: further arguments of `subprocess.run`."""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | options
     return subprocess.run(
         words, stderr=subprocess.PIPE, text=True, timeout=scaled(30), check=False, **options
@@ -62,7 +62,7 @@ STORE, SERVER = {"sqlalchemy"}, {"structlog", "rich", "pygments", "quiltfn.launc
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory with a database, and a key in it."""
+    """A data directory whose database has one key."""
     data = tmp_path_factory.mktemp("keys") / "data"
     subprocess.run([*QUILTFN, "keys", "create", "--data-dir", str(data)], check=True)
     return data
@@ -78,7 +78,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_keys_load_only_the_store(database: Path, line: str, code: int, spared: set[str]) -> None:
-    """The database already exists: only its creation needs the migrations."""
+    """The database exists before the command runs, since only its creation needs the migrations."""
     returned, loaded = loaded_by(line.replace("DATA", str(database)))
     assert returned == code
     assert "quiltfn.operator.keys" in loaded
@@ -116,7 +116,9 @@ def test_libraries_and_threads_are_loaded_when_they_are_needed() -> None:
 
 @contextmanager
 def answering(stdout: str = "hello\n") -> Iterator[tuple[str, list[Any]]]:
-    """A server that answers every call with the same record; yields the received request bodies."""
+    """A server that answers every call with the same record. Yields its address and the list of the
+    request bodies.
+    """
     bodies: list[Any] = []
 
     def reply(_path: str, body: bytes) -> dict[str, Any]:
@@ -232,7 +234,8 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
-            # Only once the program has started: before that, the interpreter handles the signal.
+            # The signal is sent only once the program has started: before that, the interpreter
+            # handles it.
             [*QUILTFN, "invoke", "hello", "--url", url],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -244,14 +247,14 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
         try:
             _, err = process.communicate(timeout=scaled(10))
         except subprocess.TimeoutExpired:
-            # The exception was raised where Python discards it, such as in a finalizer. Users press
-            # Ctrl-C again.
+            # The exception was raised where Python discards exceptions, such as in a finalizer.
+            # Users would press Ctrl-C again.
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=scaled(10))
             maps = ""
     if "msgspec" in maps:
         # If the signal arrives in code that a dataclass generates, Python ends itself by the
-        # signal, even if it is handled. A shell sees 130 in both cases.
+        # signal, even if the program handles it. A shell sees 130 in both cases.
         assert process.returncode in (130, -signal.SIGINT)
         assert err == ""
 

@@ -26,7 +26,7 @@ PROD = Profile(url="https://prod.example", api_key="quilt_sk_prod")
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of profiles; no environment variable selects a profile."""
+    """The path of the file of profiles. No environment variable selects a profile."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in ("QUILT_BASE_URL", "QUILT_API_KEY", "QUILTFN_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -34,7 +34,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Server(CommandLine):
-    """Accepts one key, and records the keys and addresses of requests."""
+    """A server that accepts one key, and records the keys and addresses of requests."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__(capsys)
@@ -161,7 +161,7 @@ def test_login_names_stronger_variables(cli: Server, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_mine")
     assert "unset QUILT_API_KEY" in cli.log_in("quilt_sk_good\n").err
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_good")
-    printed = cli.log_in("")  # no key is typed: the one in the environment is stored
+    printed = cli.log_in("")  # no key is typed, so the one in the environment is stored
     assert profiles.read().profiles["default"].api_key == "quilt_sk_good"
     assert "unset" not in printed.err
     cli.who = {**WHO, "needs_credential": False}
@@ -181,7 +181,7 @@ def test_invalid_profile_names_send_no_request(cli: Server, place: Path, name: s
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
 def test_a_file_that_others_can_use_is_refused(cli: Server, place: Path, mode: int) -> None:
     profiles.write(Profiles(current="prod", profiles={"prod": PROD}))
-    cli.run("functions list")  # control: it is read as it was written
+    cli.run("functions list")  # control: the file is accepted with its original mode
     place.chmod(mode)
     cli.asked_with.clear()
     error = cli.run("functions list", code=2).err

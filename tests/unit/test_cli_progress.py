@@ -20,7 +20,7 @@ IMAGE = body_of(wire.Image, digest="sha256:" + "0" * 64)
 
 
 def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Make standard error a terminal. A fixture would be undone before the test."""
+    """Make standard error a terminal. In a fixture, pytest would undo this before the test."""
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal)

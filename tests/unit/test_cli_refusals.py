@@ -1,4 +1,4 @@
-"""Invalid command lines: what is said about each, and that no request is sent."""
+"""Invalid command lines: the error for each of them, and that no request is sent."""
 
 import pytest
 
@@ -17,7 +17,7 @@ UNKNOWN_WORDS = {
     "nonsense": "hint: quiltfn --help says what there is\n",
     "function list": "hint: quiltfn functions?",
     "functions lst": "hint: quiltfn functions list?",
-    # Terms of the API, and of other commands.
+    # Words that the API or other commands use.
     "schedules create x hello": "quiltfn schedules add?",
     "schedules delete x": "quiltfn schedules remove?",
     "runtimes get x": "quiltfn runtimes show?",

@@ -1,4 +1,4 @@
-"""`quiltfn runtimes`: which tree is assembled, what never runs meanwhile, what is sent."""
+"""`quiltfn runtimes`: the assembled tree, the code that must not run meanwhile, and the uploads."""
 
 import gzip
 import io
@@ -69,13 +69,13 @@ def add(cli: CommandLine, options: str, code: int = 0) -> Printed:
 
 
 def says(printed: Printed) -> str:
-    """The error on one line, without the terminal's frame."""
+    """The error as one line, without the frame around it."""
     return " ".join(printed.err.replace("│", " ").split())
 
 
 @pytest.fixture
 def install_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a shell script as `skopeo`."""
+    """A function that installs a shell script as `skopeo`."""
 
     def install(script: str) -> None:
         program = tmp_path / "skopeo"
@@ -142,7 +142,9 @@ def test_a_directory_is_sent_without_what_tools_have_made(cli: CommandLine, app:
 def test_a_link_that_leads_out_of_the_directory_is_refused_before_anything_reads_it(
     cli: CommandLine, app: Path, target: str, leads_out: bool
 ) -> None:
-    """`usr` leads to /usr/share: counted as text, `usr/../..` stays in the directory."""
+    """`usr` links to /usr/share, so `usr/../..` leads out of the directory, although its text does
+    not.
+    """
     secret = app.with_name("secret.py")
     secret.write_text("KEY = 'sk_live_1'\n")
     (app / "a" / "x").mkdir(parents=True)
@@ -223,7 +225,7 @@ def test_packages_need_a_wheel(cli: CommandLine, tmp_path: Path) -> None:
 
 
 def with_package_by_path(app: Path, script: str) -> None:
-    """A package.json that names another package by its path; both have that script."""
+    """Write a package.json that names another package by its path. Both packages have `script`."""
     scripts = f'"version": "1.0.0", "scripts": {{{script}}}'
     (app / "dep").mkdir()
     (app / "dep" / "package.json").write_text(f'{{"name": "dep", {scripts}}}')
@@ -235,7 +237,9 @@ def with_package_by_path(app: Path, script: str) -> None:
 def test_no_script_runs_that_prepares_a_package_named_by_its_path(
     cli: CommandLine, app: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """npm before 10 requires it, and gets no shell; then the package is refused."""
+    """npm before version 10 insists on running the script. It gets no shell, so the package is
+    refused.
+    """
     needs("npm")
     marker = tmp_path / "it-ran"
     with_package_by_path(app, f'"prepare": "touch {marker}"')
@@ -422,7 +426,9 @@ def test_a_program_that_hangs_is_ended_with_what_it_has_started(
     install_skopeo: Install,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its temporary files are removed, and the error names the program."""
+    """A program that hangs is ended together with its children. Its temporary files are removed,
+    and the error names it.
+    """
     made, aside = tmp_path / "made", tmp_path / "aside"
     aside.mkdir()
     install_skopeo(
@@ -441,7 +447,7 @@ def test_a_program_that_hangs_is_ended_with_what_it_has_started(
     assert not runs(int(child))
     assert not Path(place).exists()
     assert list(aside.iterdir()) == []
-    assert {method for method, _ in cli.asked} == {"GET"}  # nothing was sent
+    assert {method for method, _ in cli.asked} == {"GET"}  # nothing was uploaded
 
 
 def test_a_program_that_resists_is_ended_though_ctrl_c_comes_twice(tmp_path: Path) -> None:
@@ -532,7 +538,8 @@ def test_an_image_and_packages_are_for_the_processor_of_the_server(
 ) -> None:
     log = tmp_path / "log"
     install_skopeo(f'echo "$*" >{log}\nfor last; do :; done\necho x >"${{last#*:}}"')
-    monkeypatch.setattr(platform, "machine", lambda: "s390x")  # of the user's machine
+    # The user's machine, unlike the server's.
+    monkeypatch.setattr(platform, "machine", lambda: "s390x")
     image = IMAGE | {"interpreters": {"python": TARGET.interpreter}}
     cli.answers["POST", "/api/runtimes/images"] = (201, image)
     cli.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": architecture})
@@ -568,7 +575,7 @@ def with_a_package(app: Path) -> None:
 
 
 def added(cli: CommandLine, app: Path, options: str = "") -> dict[str, Any]:
-    """What the command reported about the new runtime, which the server has from then on."""
+    """What the command sent about the new runtime, which the server has from now on."""
     cli.bodies.clear()
     add(cli, f"--kind python --dir {app} {options}")
     body = dict(cli.body)
@@ -595,7 +602,9 @@ def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
 
 @promise("R46")
 def test_runtimes_for_all_tenants_take_packages_of_such_alone(cli: CommandLine, app: Path) -> None:
-    """A tenant chooses the key of its own runtime's packages, and their content."""
+    """A tenant chooses the key and the content of its own runtime's packages, so runtimes for all
+    tenants must not reuse them.
+    """
     with_a_package(app)
     key, evil = runtime_files.key_of(source(app), TARGET), "e" * 64
     bound = f"{key}@{DIGEST[:32]}"
@@ -630,7 +639,7 @@ def test_with_other_packages_or_on_request_they_are(cli: CommandLine, app: Path)
     assert "site-packages/demo.py" in sent(cli)
     assert again == first
     assert runtime_files.key_of(source(app), TARGET) == first["packages_key"]
-    a_wheel(app.parent, "other")  # the same path with other content
+    a_wheel(app.parent, "other")  # the path is the same, but its content is not
     (app.parent / "other-1.0-py3-none-any.whl").replace(app.parent / "demo-1.0-py3-none-any.whl")
     key = runtime_files.key_of(source(app), TARGET)
     assert key != first["packages_key"]
@@ -749,7 +758,8 @@ def test_two_package_kinds(cli: CommandLine, app: Path, monkeypatch: pytest.Monk
     assert added(cli, app, server) == first
     assert len(archives(cli)) == 1
     assert installed == ["python", "node"]
-    (app / "package.json").write_text('{"dependencies": {}}')  # either list changes the key
+    # A change of either list changes the key.
+    (app / "package.json").write_text('{"dependencies": {}}')
     second = added(cli, app, server)
     (app / "requirements.txt").write_text("")
     third = added(cli, app, server)

@@ -47,8 +47,8 @@ GONE = httpx.Response(404, json=NOT_FOUND)
 
 
 def answer(request: httpx.Request) -> httpx.Response:
-    """Records of the tenant, or of the project `shop`, which has `b`; the first page, or the
-    rest.
+    """List records of the tenant or, if the request names it, of the project `shop`, which has
+    function `b`. The first page names a second one.
     """
     path, query = request.url.path, dict(request.url.params)
     assert query.get("cluster_id", "project:shop") == "project:shop"

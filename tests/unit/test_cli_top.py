@@ -136,7 +136,7 @@ def test_what_a_terminal_has_no_room_for_is_left_out_and_the_rest_is_whole() -> 
     low = picture(120, 9, ROWS)
     assert len(low) == 9
     assert low[-1].startswith("5 less busy ones")
-    evil = [("a\x1b[31m\n", *ROWS[0][1:])]  # a name cannot draw
+    evil = [("a\x1b[31m\n", *ROWS[0][1:])]  # the control characters of a name are escaped
     assert "\\u001b" in "".join(picture(120, 24, evil))
 
 
@@ -164,7 +164,7 @@ def test_it_is_drawn_again_until_q_and_the_terminal_is_as_it_was(tmp_path: Path)
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The pages that a browser was asked to open; the start page fails."""
+    """The pages that a browser was asked to open. Opening the start page fails."""
     pages: list[str] = []
 
     def open_page(address: str) -> bool:

@@ -30,7 +30,9 @@ ONE = f"/{ID}/invocations/i1"
 
 
 def test_a_call_is_queued_and_its_id_is_all_that_is_printed(cli: CommandLine) -> None:
-    """Unless the command waits for it; then it ends like any other."""
+    """By default, the id is the only output. With --wait, the command instead has the output and
+    the exit code of the call.
+    """
     cli.answers["POST", "/invoke/hello"] = (202, QUEUED)
     printed = cli.run("invoke hello --payload x --async --delay 60")
     assert (cli.query, cli.body) == ("mode=async&delay_seconds=60", {"payload": "x"})
@@ -123,7 +125,7 @@ def test_deliveries(cli: CommandLine) -> None:
 
 
 def test_a_node_without_instances_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    """And a table without rows may have columns that can go."""
+    """A table without rows must also work if its columns can be dropped."""
     nothing = body_of(wire.InstanceList, instances=[], total_count=0)
     tables.instances(msgspec.convert(nothing, wire.InstanceList))
     printed = capsys.readouterr()

@@ -15,8 +15,8 @@ NOW = 1_760_000_000.0
 
 
 class JumpingClock(SystemClock):
-    """A machine whose wall clock a test sets. `pass_time` advances in steps, as a server reads the
-    clock.
+    """A machine whose wall clock a test sets. `pass_time` advances in steps, since a server reads
+    the clock again and again.
     """
 
     def __init__(self, boot: str = "boot-1", ran_s: float = 5000.0, wall: float = NOW) -> None:
@@ -45,7 +45,7 @@ class JumpingClock(SystemClock):
             self.observe()
 
     def sleep(self, seconds: float) -> None:
-        """Suspend the whole machine, which knows afterwards for how long."""
+        """Suspend the whole machine: only its time awake stands still."""
         self.ran_s += seconds
         self.wall += seconds
 
@@ -120,7 +120,7 @@ def test_a_restart_of_the_server_goes_on_with_what_was_believed() -> None:
     again = JumpingClock(ran_s=clock.ran_s + 20, wall=clock.wall + 20)
     again.resume(state)
     assert again.trusted() == NOW + HOUR_S / 2 + 20
-    again.pass_time(HOUR_S - 60)  # the hour starts anew
+    again.pass_time(HOUR_S - 60)  # a restart begins a new hour
     assert again.trusted() == NOW + 1.5 * HOUR_S - 40
     again.pass_time(120)
     assert again.trusted() == again.unix()
@@ -192,7 +192,8 @@ def test_a_clock_that_goes_by_another_machine_s_is_not_moved_by_its_own() -> Non
         assert shown == pytest.approx(5_000_000.0, abs=1)
     assert clock.jump_s == 0.0
     before = clock.unix()
-    clock.go_by(reading(5_000_000.3, error_s=0.5))  # the error is not below this
+    # The possible error of this reading is larger than the difference.
+    clock.go_by(reading(5_000_000.3, error_s=0.5))
     assert clock.unix() == pytest.approx(before, abs=0.1)
     clock.go_by(reading(5_000_002.0))
     assert clock.unix() == pytest.approx(5_000_002.0, abs=0.1)

@@ -37,7 +37,7 @@ async def echo(request: Request) -> Response:
 
 
 async def read(request: Request) -> Response:
-    """Read the whole body first."""
+    """Read the whole body, then respond like `plain`."""
     async for _ in request.chunks():
         pass
     return await plain(request)
@@ -52,7 +52,9 @@ async def large(_: Request) -> Response:
 
 @dataclass
 class ServerUnderTest:
-    """A server with the test's responses: `answers` by path. `/slow` waits for `may_end`."""
+    """A server with the test's responses: `answers` by path. The response to `/slow` waits for
+    `may_end`.
+    """
 
     connections: Connections
     port: int = 0
@@ -97,7 +99,7 @@ class ServerUnderTest:
             writer.close()
 
     async def ask(self, data: bytes) -> bytes:
-        """Send this, and return everything that comes until the server closes the connection."""
+        """Send `data`, and return what arrives until the server closes the connection."""
         async with self.client() as (reader, writer):
             writer.write(data)
             return await asyncio.wait_for(reader.read(), scaled(10))
@@ -128,7 +130,7 @@ async def serving(**limits: float) -> AsyncIterator[ServerUnderTest]:
 
 
 class WaitingTransport(asyncio.Transport):
-    """A transport whose client takes nothing before `take`."""
+    """A transport whose client takes nothing before `take` is called."""
 
     def __init__(self, of: HttpConnection, *, encrypts: bool = False) -> None:
         super().__init__({"ssl_object": object()} if encrypts else {})
@@ -238,7 +240,9 @@ async def test_responses_come_in_the_order_of_the_requests(door: ServerUnderTest
 
 
 async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:
-    """Two slow requests in one packet; the second takes longer than the idle timeout."""
+    """Of two slow requests in one packet, the second must wait for longer than the idle timeout,
+    and still get its response.
+    """
     async with serving(keep_alive_s=0.2) as door:
         door.answers["/slow"] = slow_half_second
         async with door.client() as (reader, writer):
@@ -252,7 +256,8 @@ async def use(*clients: Client) -> None:
     for reader, writer in clients:
         writer.write(get("/a"))
         assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200 OK")
-        await asyncio.sleep(0.01)  # The loop's clock has a resolution of milliseconds.
+        # The loop's clock has a resolution of milliseconds, so wait until it shows another time.
+        await asyncio.sleep(0.01)
 
 
 async def is_ended(client: Client) -> bool:
@@ -263,8 +268,8 @@ async def is_ended(client: Client) -> bool:
 
 @pytest.mark.parametrize("used", [[0, 1, 0], [0, 1, 1], [1]])
 async def test_a_new_connection_ends_the_one_idle_longest(used: list[int]) -> None:
-    """Two connections are used in this order; then a third one is opened. One that has sent
-    nothing has been idle since it was opened.
+    """Two connections are used in the order of `used`; then a third one is opened. A connection
+    that has sent nothing has been idle since it was opened.
     """
     async with serving(most=2) as door:
         async with door.client() as first, door.client() as second:
@@ -289,7 +294,7 @@ async def test_a_stream_is_sent_in_chunks_and_ends(door: ServerUnderTest) -> Non
     old = await door.ask(get("/s", version="1.0"))
     assert b"chunked" not in old
     assert old.endswith(b"\r\n\r\nonetwothree")
-    # One of known length has that length, or ends the connection.
+    # A stream with a Content-Length has this length; otherwise, its connection is closed.
     door.respond("/s", body=three, headers=[("content-length", "11")])
     answer = await door.ask(get("/s") + get("/s", CLOSE))
     assert answer.count(b"\r\n\r\nonetwothree") == 2
@@ -339,7 +344,9 @@ async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: ServerUn
 @promise("A33")
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, waits: bool) -> None:
-    """Between two chunks, and while it waits for a chunk that never comes."""
+    """Otherwise, streams would continue without a reader. The client leaves between two chunks, or
+    while the stream waits for a chunk that never comes.
+    """
     closed = asyncio.Event()
     door.respond("/s", body=partial(endless, closed, waits=waits))
     async with door.client() as (reader, writer):
@@ -352,7 +359,7 @@ async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, wai
 
 @promise("A33")
 async def test_a_stream_waits_for_its_reader_and_stays_small(pytestconfig: pytest.Config) -> None:
-    """Much more data than memory may grow by, to a reader that is slower than the server."""
+    """Sends much more data than memory may grow by, to a reader that is slower than the server."""
     chunks_in_all = pytestconfig.getoption("--stream-mib") * 16
     ahead, asked, taken = 0, 0, 0
 
@@ -377,7 +384,8 @@ async def test_a_stream_waits_for_its_reader_and_stays_small(pytestconfig: pytes
                     await asyncio.sleep(0.002)
                     peak = max(peak, rss_kib())
     assert taken == asked == chunks_in_all * len(CHUNK)
-    assert ahead < 8 * 2**20  # the kernel's socket buffers, and a chunk or two of ours
+    # No more than the kernel's socket buffers and a few chunks of the server.
+    assert ahead < 8 * 2**20
     assert peak - before < 5 * 1024
 
 
@@ -388,7 +396,8 @@ async def test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not() -> N
         door.respond("/s", body=partial(endless, closed))
         async with door.client(receive_bytes=65536) as (reader, writer):
             writer.write(get("/s"))
-            for _ in range(20):  # for twice the time within which the client must take something
+            # Reads for twice the time within which the client must take something.
+            for _ in range(20):
                 assert await reader.readexactly(2**20)
                 assert not closed.is_set()
                 await asyncio.sleep(0.05)
@@ -449,14 +458,15 @@ async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> No
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"ok")
         assert (await reader.read()).endswith(b"\r\n\r\nok")
-    # HTTP/1.0 has no interim responses: the client would take it for the final one.
+    # HTTP/1.0 has no interim responses: the client would take `100 Continue` for the final
+    # response.
     async with door.client() as (reader, writer):
         old = get("/echo", "Content-Length: 2", "Expect: 100-continue", method="POST")
         writer.write(old.replace(b"HTTP/1.1", b"HTTP/1.0"))
         await until(lambda: len(door.begun) == 2)
         writer.write(b"ok")
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
-    # This body is not wanted, and the response says so at once.
+    # The handler doesn't want this body, so it gets its final response at once.
     unwanted = get("/a", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
     assert (await door.ask(unwanted)).startswith(b"HTTP/1.1 200")
 
@@ -484,7 +494,7 @@ FRAMINGS = [
 
 
 async def told_bodies(door: ServerUnderTest, data: bytes, piece: int | None = None) -> list[bytes]:
-    """The bodies of the requests in `data`, which is sent in pieces of `size` bytes."""
+    """The bodies of the requests in `data`, which is sent in pieces of `piece` bytes."""
     bodies: list[bytes] = []
 
     async def noting(request: Request) -> Response:
@@ -595,8 +605,8 @@ TAKEN = [
 
 @pytest.mark.parametrize(("request_bytes", "count"), TAKEN)
 async def test_controls_are_taken(door: ServerUnderTest, request_bytes: bytes, count: int) -> None:
-    """Controls for the tests above. `count`: how many requests are answered, including the
-    following one.
+    """Controls for the tests above: valid requests. `count`: how many requests are answered,
+    including `HIDDEN`, which follows.
     """
     answer = await door.ask(request_bytes + HIDDEN)
     assert answer.count(b"HTTP/1.1 200") == count
@@ -624,7 +634,8 @@ async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None
     assert answer.count(b"HTTP/1.1 200") == 2
     assert headers[0] == headers[1] == {"host": "a", "transfer-encoding": "chunked", "x-c": "3"}
     assert headers[2] == headers[3] == {"host": "a", "connection": "close"}
-    async with door.client() as (reader, writer):  # the trailer comes after the handler has started
+    # These trailers arrive after the handler has started.
+    async with door.client() as (reader, writer):
         writer.write(head + chunks)
         await until(lambda: len(door.begun) == 3)
         writer.write(trailers)
@@ -638,13 +649,15 @@ async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None
     [b"0\r\nx-a: ", b"0\r\nx", b"0;a=", b"2\r\nok\r\n0\r\nx-a: ", b"2\r\nok\r\n2;a="],
 )
 async def test_endless_bodies_end(door: ServerUnderTest, endless: bytes, is_read: bool) -> None:
-    """In small pieces, before and after the response."""
+    """Otherwise, a client could keep a connection forever: it sends small pieces that never end,
+    and the handler may read the body or not.
+    """
     door.answers["/a"] = read if is_read else plain
     head = POST(CHUNKED)
     pieces, piece = 512, b"x" * 1024
 
     async def send(begin: bytes) -> tuple[int, bytes]:
-        """How many pieces were taken, and what was answered."""
+        """Return how many pieces the server took, and its response."""
         async with door.client() as (reader, writer):
             writer.write(head + begin)
             await until(lambda: door.begun and len(door.connections))
@@ -662,7 +675,7 @@ async def test_endless_bodies_end(door: ServerUnderTest, endless: bytes, is_read
     assert answer.count(b"HTTP/1.1") == 1
     assert len(door.connections) == 0
     door.begun.clear()
-    taken, answer = await send(b"%x\r\n" % (pieces * 1024))  # control: as much, but as a body
+    taken, answer = await send(b"%x\r\n" % (pieces * 1024))  # control: as many bytes, but in a body
     assert (taken, answer[:12]) == (pieces, b"HTTP/1.1 200")
 
 
@@ -686,7 +699,7 @@ async def test_a_body_of_tiny_chunks_is_taken_by_what_has_come_together(
         answer = await asyncio.wait_for(reader.read(), 10)
     assert answer.endswith(digits)
     assert sum(taken) >= len(digits) - 1
-    assert len(taken) < len(digits) / 100  # one for each read of the socket
+    assert len(taken) < len(digits) / 100  # the handler gets one piece for each read of the socket
 
 
 @pytest.mark.parametrize(("count", "size"), [(101, 1), (20, 1000)])
@@ -721,7 +734,7 @@ async def test_bad_bodies_have_no_second_response(door: ServerUnderTest, bad: by
         await asyncio.sleep(0.05)
         may_end.set()
         assert await asyncio.wait_for(reader.read(), scaled(2)) == b"3\r\ntwo\r\n0\r\n\r\n"
-    # Control: without a response the request is refused.
+    # Control: before a response has begun, the bad request is refused.
     answer = await door.ask(get("/echo", CHUNKED, method="POST") + bad)
     assert answer.startswith(b"HTTP/1.1 400")
 
@@ -744,20 +757,22 @@ async def test_a_head_that_is_not_read_has_time_and_does_not_cost_the_response_b
             await reader.readuntil(b"\r\n\r\n/a")
             writer.write(rest)
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
-        async with door.client() as (reader, writer):  # control: this response is read
+        # Control: the server reads this half, and waits only for a short time.
+        async with door.client() as (reader, writer):
             writer.write(half)
             assert await asyncio.wait_for(reader.read(), scaled(1)) == b""
             assert door.begun == ["/slow", "/a", "/a"]
-        async with door.client() as (reader, writer):  # the response before it is not lost
+        # The response to the previous request is not lost.
+        async with door.client() as (reader, writer):
             writer.write(get("/slow") + half)
             await asyncio.sleep(0.4)
-            writer.write(rest)  # too late: nothing more is read
+            writer.write(rest)  # too late: the server reads nothing more
             assert (await reader.read()).endswith(b"\r\n\r\n/slow")
             assert door.begun == ["/slow", "/a", "/a", "/slow"]
 
 
 async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that reads a large response slowly, and has not sent its whole body."""
+    """The rest of the body may arrive after a large response that the client reads slowly."""
     monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
 
     async with serving() as door:
@@ -769,7 +784,8 @@ async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.Monke
             await reader.readexactly(LARGE_BYTES)
             writer.write(b"ok" + get("/a", CLOSE))
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
-        async with door.client() as (reader, writer):  # control: this response is read
+        # Control: a client that reads at once must send its body in time.
+        async with door.client() as (reader, writer):
             writer.write(get("/a", "Content-Length: 2"))
             assert (await asyncio.wait_for(reader.read(), scaled(1))).endswith(b"\r\n\r\n/a")
 
@@ -788,7 +804,9 @@ async def test_shared_bodies_count_for_no_client(door: ServerUnderTest, is_share
 
 
 async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
-    """Each client then has its own copy of the part that TLS has, but not of the rest."""
+    """With TLS, each client has its own copy of the part that is being encrypted, but not of the
+    rest.
+    """
     connections, held = Connections(), []
 
     async def large(_: Request) -> Response:
@@ -808,10 +826,10 @@ async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
 @promise("A22")
 @pytest.mark.parametrize("size", [2**20, 16])
 async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(size: int) -> None:
-    """No budget would count it. The same holds for requests that come meanwhile, and after the
-    client has left.
+    """No budget counts responses that are created before the client has taken the previous ones.
+    Requests that arrive meanwhile must wait, too, and end if the client leaves.
 
-    Control: short responses, which fit.
+    Control: short responses, which fit into the buffer.
     """
     begun: list[str] = []
 
@@ -840,7 +858,9 @@ async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(
 
 @promise("A22")
 async def test_unsent_bytes_are_counted_not_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: without the limit, the kernel would buffer megabytes for each connection."""
+    """The kernel must not buffer responses that no budget counts. Control: without the limit, it
+    would buffer megabytes for each connection.
+    """
     held = list[int]()
     for in_kernel in (UNSENT_IN_KERNEL_BYTES, 2**30):
         monkeypatch.setattr(server_module, "UNSENT_IN_KERNEL_BYTES", in_kernel)
@@ -896,7 +916,7 @@ REFUSAL = {"status": 413, "body": b"too long", "closes": True}
 
 
 def refused_while_sending(port: int, size: int) -> bytes:
-    """What a client gets of the response if it sends its whole body before it reads."""
+    """The part of the response that a client gets if it sends its whole body before it reads."""
     with socket.create_connection(("127.0.0.1", port), 10) as client:
         client.sendall(POST(f"Content-Length: {size}") + b"x" * size)
         client.shutdown(socket.SHUT_WR)
@@ -906,7 +926,7 @@ def refused_while_sending(port: int, size: int) -> bytes:
 async def test_a_client_that_is_still_sending_gets_the_last_response(
     door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Negative control: closing at once would take the response back."""
+    """Negative control: if the server closed the connection at once, the response would be lost."""
     door.respond("/a", **REFUSAL)
     send = partial(asyncio.to_thread, refused_while_sending, door.port, 4 * 1024 * 1024)
     for _ in range(5):
@@ -922,7 +942,7 @@ async def test_a_client_that_is_still_sending_gets_the_last_response(
 async def test_the_rest_of_a_refused_body_is_read_for_a_while_only(
     door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, stops: bool
 ) -> None:
-    """Limited in time and in bytes."""
+    """Without limits of time and of bytes, clients could keep connections by sending on."""
     if stops:
         monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
     else:

@@ -64,7 +64,9 @@ def full(*idle_since: float | None, kind: type[Peer] = Peer) -> tuple[Connection
 
 
 def ended_for(connections: Connections, peers: list[Peer]) -> int | None:
-    """Which of them is closed for a new connection that stays busy."""
+    """The index of the peer whose connection is closed for a new one, which stays busy. None: no
+    connection is closed.
+    """
     before = [one.was_cut for one in peers]
     slot = connections.add(Peer(None))
     ended = [at for at, one in enumerate(peers) if one.was_cut and not before[at]]
@@ -82,8 +84,8 @@ def test_the_one_that_has_been_idle_longest_ends_whichever_came_first() -> None:
 
 
 def test_use_after_a_look_counts() -> None:
-    """The order was determined when the first connection had to end; since then two were used, and
-    one ended.
+    """Connections are ordered when the first one has to end. Two are used after that, and one ends;
+    the old order must not decide about them.
     """
     connections, peers = full(1, 2, 3, 4, 5, None)
     assert ended_for(connections, peers) == 0
@@ -102,7 +104,9 @@ def test_it_is_the_longest_of_many_even_far_behind() -> None:
 
 
 def test_a_new_connection_looks_at_few_others() -> None:
-    """If all are busy, and on average if many end one after another."""
+    """A new connection must be cheap: if all others are busy and, on average, if many end one after
+    another.
+    """
     connections, peers = full(*[None] * MOST, kind=Counting)
     looks_before = sum(one.looks for one in peers)
     assert ended_for(connections, peers) is None
@@ -147,7 +151,7 @@ def test_clients_are_quiet_once_none_has_asked_for_some_time() -> None:
 
 
 class Readers:
-    """Readers of responses that share a budget. A new one has taken nothing yet."""
+    """Readers of responses that share a budget. A new reader has taken nothing yet."""
 
     def __init__(self, budget: int) -> None:
         self.responses = ResponseBudget(budget)
@@ -161,7 +165,9 @@ class Readers:
             self.connections.paused(peer)
 
     def look(self, now: float, taken: Mapping[str, int]) -> None:
-        """One look of the server. `taken`: how many bytes each reader takes afterwards."""
+        """Let the server look at all readers once. `taken`: how many bytes each reader takes
+        afterwards.
+        """
         self.connections.look(now)
         for name, size in taken.items():
             self.peers[name].bytes_taken += size
@@ -175,7 +181,7 @@ class Readers:
 
     @asynccontextmanager
     async def wanting(self, size: int) -> AsyncIterator[asyncio.Future[None]]:
-        """A request that waits for this much memory; it must have got it at the end."""
+        """A request that waits for this much memory; it must have got the memory at the end."""
 
         async def respond() -> None:
             async with self.responses.reserve(size, "a"):
@@ -194,7 +200,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_those_standing_still_end_as_others_need() -> None:
-    """At one look, the readers that have taken nothing for longest; none if no request waits."""
+    """One look ends those readers that have taken nothing for longest; none if no request waits."""
     readers = Readers(100)
 
     def add(count: int, waiting: int) -> None:
@@ -207,7 +213,8 @@ async def test_those_standing_still_end_as_others_need() -> None:
     assert readers.cut() == []
     async with readers.wanting(60):
         readers.look(21, {})
-        assert readers.cut() == list("012345")  # 300 of 100 are held, and 60 are wanted
+        # 300 bytes are held, 100 are allowed, and 60 are wanted.
+        assert readers.cut() == list("012345")
         readers.remove(*"012345")
     add(3, 20)
     async with readers.wanting(50):
@@ -218,13 +225,13 @@ async def test_those_standing_still_end_as_others_need() -> None:
 
 @promise("A89")
 async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first() -> None:
-    """A reader that takes nothing ends before them. Readers of shared data stay: ending them would
-    free no memory.
+    """A reader that takes nothing ends before slow ones. Readers of shared data stay: ending them
+    would free no memory.
     """
     readers = Readers(100 * MIB)
     speeds = {"300": 300_000, "100": 100_000, "stops": 500_000, "200": 200_000, "shared": 70_000}
     readers.add({n: Peer(None, waiting=25 * MIB, is_shared=n == "shared") for n in speeds})
-    assert readers.responses.held == 100 * MIB  # without shared data
+    assert readers.responses.held == 100 * MIB  # shared data is not counted
     async with readers.wanting(45 * MIB) as waits:
         for now in range(4):
             if now == 3:  # a request must have waited this long
@@ -250,8 +257,8 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first() -> No
 @pytest.mark.parametrize("is_served", [True, False])
 async def test_slow_ones_stay_while_those_who_wait_are_served(is_served: bool) -> None:
     """A request waits for memory all the time, which a few fast readers with one key can cause.
-    Slow readers end only if no request is served: as many as the next request needs, and no small
-    ones.
+    Slow readers end only if no request is served: as many as free the memory for the next request,
+    and none with a small response.
     """
     readers = Readers(100 * MIB)
     sizes = {"slow": 50 * MIB, "slower": 40 * MIB, "stream": MIB // 8, "small": MIB // 2}
@@ -290,8 +297,8 @@ async def test_those_that_hold_little_end_where_nothing_else_helps() -> None:
 
 @promise("A89")
 async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on() -> None:
-    """A reader that has just begun was never slow, so others were cut for it. The order is by the
-    time that a reader still needs, not by the time since it began.
+    """Formerly, a reader that had just begun did not count as slow, so others ended for it. The
+    order is by the time that a reader still needs, not by the time since it began.
     """
     readers = Readers(100 * MIB)
     slow = {"stream": 100_000, "first": 100_000, "second": 100_000}
@@ -314,14 +321,16 @@ async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on() -> None:
 @pytest.mark.parametrize(
     ("wanted", "fast_speed", "expected"),
     [
-        (24, 5 * MIB, []),  # what is read in four seconds frees enough
-        (24, MIB // 2, ["fast"]),  # it doesn't; the slow reader's memory would not suffice either
-        (11, MIB // 2, ["slow"]),  # the slow reader's memory suffices
+        (24, 5 * MIB, []),  # the fast reader frees enough within four seconds
+        # The fast reader takes too long, and the slow one's memory would not suffice.
+        (24, MIB // 2, ["fast"]),
+        # The fast reader takes too long, and the slow one's memory suffices.
+        (11, MIB // 2, ["slow"]),
         (50, MIB // 8, []),  # readers can't free enough: responses are being created
     ],
 )
 async def test_slow_ones_end_if_it_helps(wanted: int, fast_speed: int, expected: list[str]) -> None:
-    """A slow download was ended for a list that got its memory from another reader."""
+    """Formerly, a slow download ended for a list that then got its memory from another reader."""
     readers = Readers(48 * MIB)
     readers.add({"fast": Peer(None, waiting=30 * MIB), "slow": Peer(None, waiting=6 * MIB)})
     async with readers.responses.reserve(6 * MIB, "b"):  # a response that is being created

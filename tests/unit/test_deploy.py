@@ -98,7 +98,7 @@ def test_the_manifests_are_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_database_of_the_example_is_synchronous() -> None:
-    """Its kind belongs to the database operator, whose schema is not available here."""
+    """The schema of this kind belongs to the database operator and is not available here."""
     text = (KUBERNETES / "postgresql" / "cloudnativepg.yaml").read_text()
     cluster = yaml.safe_load(text)["spec"]
     assert cluster["postgresql"]["synchronous"]["number"] >= 1

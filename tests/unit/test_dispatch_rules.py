@@ -40,7 +40,7 @@ LOADS = st.builds(
 
 @given(load=LOADS, headroom=st.integers(-5, 20))
 def test_no_more_may_start_than_the_policy_and_the_pool_allow(load: Load, headroom: int) -> None:
-    """But what has waited for long may always join the line."""
+    """Exception: a call that has waited for long may always join the pool's queue."""
     count = may_start(load, headroom)
     assert count >= 0
     has_place = load.max_concurrency is None or load.running < load.max_concurrency
@@ -77,7 +77,7 @@ EVENTS = st.lists(
 @given(events=EVENTS)
 def test_the_ready_wait_a_few_turns_only(events: list[tuple[str, str] | set[str]]) -> None:
     rota, waits = Rota(), Counter[str]()
-    ready: dict[str, int] = {}  # the number of turns of other functions that it has waited
+    ready: dict[str, int] = {}  # by function: for how many turns of other functions it has waited
     for event in [*events, *[set[str]()] * 12]:
         if isinstance(event, tuple):
             rota.add(*event)
@@ -92,7 +92,8 @@ def test_the_ready_wait_a_few_turns_only(events: list[tuple[str, str] | set[str]
                 0 if function_id == had_it else ready[function_id] + (had_it is not None)
             )
             waits[function_id] = max(waits[function_id], ready[function_id])
-            # Two functions of the same tenant come before it, and two tenants before each of those.
+            # Two functions of the same tenant come before each function, and two tenants before
+            # each of those.
             assert ready[function_id] <= 3 * 3, (
                 f"{function_id} has waited for {ready[function_id]} turns"
             )

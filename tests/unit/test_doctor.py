@@ -1,4 +1,4 @@
-"""`quiltfn doctor` on machines made of files: findings, their meaning, and their output."""
+"""`quiltfn doctor` on machines that consist of files: findings, their meaning, and their output."""
 
 import fcntl
 import json

@@ -81,7 +81,7 @@ def test_the_hosts_addresses_and_the_resolver_stand_in_the_rules() -> None:
     assert set(sets["denied_v6"].split(", ")) == {*rules.DENIED_V6, "2001:4860::10/128"}
     assert "ip daddr 10.0.2.3 meta l4proto { tcp, udp } th dport 53 accept" in text
     assert "ip6 daddr fd00::3 meta l4proto { tcp, udp } th dport 53 accept" in text
-    assert rules.added(["8.8.4.4", "2001:4860::1"]) == (  # a further address
+    assert rules.added(["8.8.4.4", "2001:4860::1"]) == (  # two addresses that are added later
         "add element inet quiltfn denied_v4 { 8.8.4.4/32 }\n"
         "add element inet quiltfn denied_v6 { 2001:4860::1/128 }\n"
     )
@@ -228,10 +228,10 @@ def test_the_destinations_are_read_out_of_what_the_kernel_answers() -> None:
     [
         (b"", False),
         (DONE, True),
-        (answer_of(element(V4), kind=2), True),  # an error
-        (answer_of(element(V4))[:-20], True),  # shorter than its declared length
+        (answer_of(element(V4), kind=2), True),  # the kernel reports an error
+        (answer_of(element(V4))[:-20], True),  # the answer is shorter than its declared length
         (answer_of(element(V4[:8])), False),
-        (answer_of(element(V4[:4] + b"\1" + V4[5:])), False),  # neither TCP nor UDP
+        (answer_of(element(V4[:4] + b"\1" + V4[5:])), False),  # the protocol is neither TCP nor UDP
         (answer_of(b"\0\0\0\0"), False),
     ],
 )
@@ -240,7 +240,7 @@ def test_what_is_no_destination_is_passed_over(answer: bytes, is_last: bool) -> 
 
 
 def test_refusals_stand_before_the_limits_of_connections_and_these_before_the_route_out() -> None:
-    """A refused attempt is counted first, and refused whatever is remembered."""
+    """A connection to a denied address must always be refused, and not count for the limits."""
     lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
     limit = lines.index("meta l4proto tcp ct state new ct count over 256 goto refused")
     rate = "ct status ! confirmed limit rate over 200/second burst 500 packets goto refused"

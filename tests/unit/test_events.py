@@ -54,7 +54,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def nothing_more(reader: AsyncGenerator[Event, None]) -> bool:
-    """Whether the reader waits. It can't be read any further afterwards."""
+    """Whether the reader waits for events. The reader can't be used afterwards."""
     task = asyncio.ensure_future(anext(reader))
     await asyncio.wait({task}, timeout=0.05)
     task.cancel()
@@ -95,7 +95,7 @@ async def test_a_reader_gets_what_happens_from_now_on_with_ids_that_grow(events:
     assert data(found[0]) == {"function_id": FUNCTION.id, "state": "active", "version": 1}
     assert data(found[2])["invocation_id"] == call.invocation_id
     assert (data(found[2])["status"], data(found[2])["duration_ms"]) == ("success", 5)
-    assert all(b"hello" not in one.data for one in found)  # the handler's output
+    assert all(b"hello" not in one.data for one in found)  # no event contains the handler's output
     assert await nothing_more(reader)
 
 
@@ -200,7 +200,7 @@ async def test_many_calls_stay_summed_up(events: Events, monkeypatch: pytest.Mon
     many()
     (summed,) = await some(reader, 1)
     assert (summed.type, data(summed)["started"]) == ("calls", 2 * ONE_BY_ONE + 1)
-    # A small number is summed up once more; from then on each has its own event.
+    # If few calls follow, they are summed up once more; after that, each call has its own event.
     events.call_started(a_call(FUNCTION))
     (summed,) = await some(reader, 1)
     assert (summed.type, data(summed)["started"]) == ("calls", 1)
@@ -272,7 +272,7 @@ async def test_a_ring_stays_while_a_reader_is_slow(
     reader = events.reader(TENANT)
     events.function_changed(None, FUNCTION)
     await some(reader, 1)
-    clock.time += 1000  # meanwhile its client took nothing
+    clock.time += 1000  # the client takes nothing during this time
     await asyncio.sleep(0.1)
     events.function_changed(None, FUNCTION)
     (event,) = await some(reader, 1)
@@ -294,10 +294,10 @@ async def test_rings_go_after_a_minute(clock: ManualClock, monkeypatch: pytest.M
     events.reader(TENANT)
     events.function_changed(None, FUNCTION)
     await asyncio.sleep(0.12)
-    assert TENANT in events._rings  # by this clock, no time has passed
+    assert TENANT in events._rings  # the test's clock has not moved yet
     clock.time += 1
     await until(lambda: events._rings == {})
-    # Its numbers are not used again.
+    # Numbers of the previous events are not used again.
     reader = events.reader(TENANT, last_id="7-1")
     events.function_changed(None, FUNCTION)
     assert [one.id for one in await some(reader, 1)] == ["7-2"]

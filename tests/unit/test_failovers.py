@@ -33,8 +33,8 @@ class Known:
 
 
 class AskedPeers:
-    """`HttpPeers` that respond with one text, or not at all; `asked`: the requested nodes and
-    texts.
+    """`HttpPeers` that respond with one text, or not at all. `asked`: each requested node, and the
+    text that it got.
     """
 
     def __init__(self, text: str | None) -> None:
@@ -54,7 +54,7 @@ class AskedPeers:
 
 
 async def asked(peers: AskedPeers, own: Known, *silent: str) -> None:
-    """One round of questions to the other nodes."""
+    """Ask the other nodes once."""
     failovers = Failovers(cast("Any", peers), cast("Any", own), lambda: silent)
     failovers.read(())
     for _ in range(5):

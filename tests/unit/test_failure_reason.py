@@ -46,7 +46,8 @@ python, node = PYTHON.format, NODE.format
 REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
 NO_NETWORK = "; this runtime has no network"
 LOGGED = python("KeyError: 'cached'")
-FOREIGN = python("KeyError: 'theirs'") + "SystemExit: theirs\n"  # from a child's log
+# The exception in the log of a child process.
+FOREIGN = python("KeyError: 'theirs'") + "SystemExit: theirs\n"
 IN_NODE, PROGRAM, SERVER = (True, Kind.NODE), (False, None), (True, None)
 RUNNER = (True, Kind.PYTHON)
 
@@ -92,7 +93,7 @@ def cause_of(
         (1, FOREIGN, IN_NODE, of_exit(1)),
         (1, node("E: a"), RUNNER, of_exit(1)),
         (1, node("E: a"), PROGRAM, "E: a (index.js, line 3)"),
-        # Exceptions that were handled and logged before.
+        # Exceptions that the handler has logged, but survived.
         (3, LOGGED, RUNNER, of_exit(3)),
         (3, LOGGED + "fatal: disk full\nSystemExit: 3\n", RUNNER, of_exit(3)),
         (1, LOGGED + "fatal: disk full\nSystemExit: 1\n", RUNNER, of_exit(1)),
@@ -106,7 +107,7 @@ def cause_of(
         (1, "Error: a\n    at file:///app/m.mjs:9\n", IN_NODE, "Error: a (m.mjs, line 9)"),
         (1, "Error: a\n    at f (index 2)\n", IN_NODE, of_exit(1)),
         (1, "Error: a\n    at /app/:9:11\n", IN_NODE, of_exit(1)),
-        # No exception.
+        # Logs without an exception.
         (1, python("not an exception"), RUNNER, of_exit(1)),
         (1, "KeyError: 1\n", RUNNER, of_exit(1)),
         (3, "the last thing that it printed\n", RUNNER, of_exit(3)),
@@ -114,7 +115,7 @@ def cause_of(
         (3, "\n \n", PROGRAM, of_exit(3)),
         (3, "", PROGRAM, of_exit(3)),
         (3, "    at f (/app/index.js:3:11)\n", PROGRAM, None),
-        # Not printable, very long, without a network.
+        # Unprintable and very long messages, and errors that the missing network explains.
         (1, python("E: \x1b[2J\x00\u202e"), RUNNER, None),
         (1, python("E: " + "x" * 5000), RUNNER, None),
         (1, python(REFUSED), RUNNER, f"{REFUSED} (main.py, line 5){NO_NETWORK}"),
@@ -162,7 +163,8 @@ def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], e
         text = (line + "\n") * (TAIL_BYTES // (len(line) + 1)) + end
         return min(cpu_s(text) for _ in range(5))
 
-    # Some take 20 times as long; one that is read again from each position takes thousands.
+    # Some texts take 20 times as long; a text that is read again from each position would take
+    # thousands of times as long.
     assert shortest(line) < 100 * shortest("x" * 20)
 
 
@@ -246,5 +248,6 @@ def exited(kind: ExitKind = ExitKind.EXITED, **more: Any) -> CallResult:
 def test_only_the_servers_words_are_for_everybody(result: CallResult, expected: str | None) -> None:
     record = a_call(a_function()).after(result, now=0, duration_ms=1)
     assert record.public_message == expected
-    stored = msgspec.structs.replace(record, own_message=None)  # as it is read from the store
+    # The store returns records without their own message.
+    stored = msgspec.structs.replace(record, own_message=None)
     assert b"S" not in (stored.public_message or "").encode()

@@ -18,7 +18,7 @@ WITH_IMAGE = VersionSpec(handler="cat", runtime_snapshot=replace(SHELL, image=DI
 
 
 class Images:
-    """`FleetImages` that gets the images it is told to."""
+    """`FleetImages` that gets every image while `is_there` is set."""
 
     def __init__(self) -> None:
         self.here: set[str] = set()
@@ -36,7 +36,7 @@ class Images:
 
 
 class Noting(FakeSandboxes):
-    """Records what is expected."""
+    """Records the versions whose sandboxes are expected soon."""
 
     def __init__(self) -> None:
         super().__init__()

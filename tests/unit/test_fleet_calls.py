@@ -114,7 +114,7 @@ async def test_a_node_that_ends_is_told_of_no_state_any_more() -> None:
     membership.on_state.connect(control.state_changed)
     membership.on_lost.connect(control.lost)
     control.state_changed(membership.state)
-    assert not refused  # it hasn't started
+    assert not refused  # `control` has not started yet
     await control.start()
     assert refused == [""]
     await control.aclose()
@@ -126,7 +126,7 @@ async def test_requests_are_settled_once_none_is_under_way() -> None:
     part: Any = None
     peers = CountedPeers(part)
     async with asyncio.timeout(scaled(5)):
-        await peers.settled()  # of no node
+        await peers.settled()  # no request is under way
     peers.started()
     waiting = [asyncio.create_task(peers.settled()) for _ in range(2)]
     await asyncio.sleep(0)
@@ -135,6 +135,6 @@ async def test_requests_are_settled_once_none_is_under_way() -> None:
     await asyncio.sleep(0)
     assert not any(one.done() for one in waiting)
     peers.ended()
-    peers.started()  # began later: nothing waits for it
+    peers.started()  # nobody waits for this request, which began later
     async with asyncio.timeout(scaled(5)):
         await asyncio.gather(*waiting)

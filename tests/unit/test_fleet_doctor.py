@@ -51,7 +51,7 @@ def node(address: str = "10.0.0.1:8443", listen: str = "", days: int = 365) -> N
 
 
 def of(name: str, **changes: object) -> Finding:
-    """The finding of that name, for facts without problems except these."""
+    """The finding `name`, for facts without problems except these changes."""
     facts = dataclasses.replace(GOOD, **changes)  # type: ignore[arg-type]
     (found,) = [one for one in fleet_doctor.of_database(facts) if one.name == name]
     return found
@@ -122,7 +122,8 @@ def test_what_the_fleet_says_of_the_node(member: Member | None, level: Level, wo
     [
         ([__version__, __version__], Level.OK, "all running nodes"),
         ([__version__, "999.0.1"], Level.WARN, f"one has {__version__}, n1 has 999.0.1"),
-        (["0.0.9", __version__], Level.WARN, "one has 0.0.9"),  # the node that is to be upgraded
+        # This is the node that is to be upgraded.
+        (["0.0.9", __version__], Level.WARN, "one has 0.0.9"),
         ([__version__, "0.0.9"], Level.NO, f"works with nodes of {OLDEST} or newer"),
     ],
 )

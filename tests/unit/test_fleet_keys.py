@@ -114,7 +114,7 @@ class Nodes:
         yield SimpleNamespace(status=response.status, read=read)
 
     async def refresh(self) -> None:
-        """The periodic refresh of each node."""
+        """Let each node do its periodic refresh."""
         for name, access in self.access.items():
             with contextlib.suppress(StoreUnavailable):
                 await access.refresh()
@@ -128,7 +128,7 @@ class Nodes:
         await self.refresh()
 
     async def invoke(self, name: str) -> int:
-        """The status of a request with the key."""
+        """The status of the node's response to a request with the key."""
         try:
             await self.access[name].identify({"x-api-key": SECRET}, "192.0.2.1")
         except (StoreUnavailable, TenantDisabled, Unauthorized) as error:
@@ -168,8 +168,8 @@ async def test_a_cut_off_node_hears_of_a_disabled_tenant_from_another(nodes: Nod
     assert not nodes.access["two"].still_holds(caller)
     with pytest.raises(Unauthorized):
         await nodes.access["two"].accept(caller)
-    # Only the store says that a tenant is enabled. Nodes that did not reach it later know nothing
-    # new.
+    # A node learns only from the store that a tenant is enabled. Nodes that have not reached the
+    # store since then know nothing new.
     nodes.disabled["one"].set("acme", disabled=False)
     await nodes.after(2)
     nodes.store.cut_off = {"one", "two", "three"}
@@ -181,8 +181,9 @@ async def test_a_cut_off_node_hears_of_a_disabled_tenant_from_another(nodes: Nod
 
 @promise("N98")
 async def test_keys_of_another_node_do_not_stand_for_the_store(nodes: Nodes) -> None:
-    """Other nodes create keys all the time, so the keys of a node that is cut off are never old. It
-    still learns of a disabled tenant, and knows which nodes the store has not named yet.
+    """Other nodes create keys all the time, so the keys of a node that is cut off are never old.
+    The node still learns that a tenant was disabled, and knows which nodes the store has not named
+    yet.
     """
     nodes.store.cut_off = {"two"}
     for step in range(20):
@@ -193,16 +194,17 @@ async def test_keys_of_another_node_do_not_stand_for_the_store(nodes: Nodes) -> 
         nodes.revisions["two"].is_behind.set()
         await nodes.after(0.5)
         assert nodes.access["two"].age_s < module.ASK_AFTER_S
-        assert await nodes.keys["two"].look() is False  # between two pings
+        # No look at the store is due between two pings.
+        assert await nodes.keys["two"].look() is False
     assert nodes.disabled["two"].names == ["acme"]
     assert nodes.revisions["two"].asked == {"new"}
     nodes.store.cut_off = set()
-    await nodes.after(0.5)  # control
+    await nodes.after(0.5)  # control: the store is reachable again
     assert nodes.revisions["two"].asked == set()
 
 
 async def test_a_node_that_reaches_the_store_asks_it_for_disabled_tenants(nodes: Nodes) -> None:
-    """It asks another node for keys, which are newer; but that node does not know yet that the
+    """Another node has newer keys, so the node asks it; but that node does not know yet that the
     tenant was enabled again.
     """
     nodes.clock.time += 0.5
@@ -219,7 +221,7 @@ async def test_a_node_that_reaches_the_store_asks_it_for_disabled_tenants(nodes:
     ("cut_off", "parted", "status"),
     [
         ({"two"}, set(), 200),
-        ({"two"}, {"one"}, 200),  # the third node knows
+        ({"two"}, {"one"}, 200),  # the third node knows about the key
         ({"one", "two", "three"}, set(), 200),  # no key can be revoked at any node
         ({"one", "two", "three"}, {"one"}, 503),  # the first node may know more
         ({"two"}, {"one", "three"}, 503),
@@ -240,7 +242,7 @@ async def test_a_valid_key_during_an_outage(
 
 
 async def test_nodes_without_the_store_agree_for_a_while_only(nodes: Nodes) -> None:
-    """All of them may miss a key revoked by a command, or at a node that none of them knows."""
+    """All nodes may miss that a command, or a node that none of them knows, has revoked a key."""
     nodes.store.cut_off = {"one", "two", "three"}
     nodes.store.revoke()
     for _ in range(int(AGREE_S + FENCE_S)):
@@ -259,13 +261,14 @@ async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) ->
         Member(name="four", epoch=1, version="1", presence=Presence.LEFT),
         Member(name="five", epoch=1, version="1", state=NodeState.REMOVED),
     ]
-    nodes.revisions["two"].heard_of("seven")  # which asked before the cut
+    nodes.revisions["two"].heard_of("seven")  # this node sent a request before the cut
     await nodes.after(1)
     nodes.store.cut_off = {"one", "two", "three"}
     nodes.revisions["two"].heard_of("five")
     await nodes.after(2 * FENCE_S)
     assert await nodes.invoke("two") == 200
-    nodes.members.append(Member(name="six", epoch=1, version="1"))  # the control
+    # Control: this node must respond, and does not.
+    nodes.members.append(Member(name="six", epoch=1, version="1"))
     await nodes.after(2 * FENCE_S)
     assert await nodes.invoke("two") == 503
 
@@ -358,5 +361,5 @@ async def test_an_older_response_replaces_nothing(nodes: Nodes) -> None:
     access = nodes.access["one"]
     old = access.now() - 5
     access.take_over(99, old, [])
-    access.take_over(99, access.now() + 1, None)  # of another revision, without its keys
+    access.take_over(99, access.now() + 1, None)  # another revision, but without its keys
     assert (access.revision, await nodes.invoke("one")) == (1, 200)

@@ -20,7 +20,7 @@ def member(
 
 
 class Known:
-    """What node `a` knows."""
+    """The reports of other nodes that node `a` knows."""
 
     def __init__(self, *members: Member) -> None:
         self.table = RoutingTable(Random(1))
@@ -59,5 +59,5 @@ def test_an_old_report_does_not_hide_what_a_node_said_since() -> None:
     known.read(member("b", beat=2))
     assert known.idle() == "b"
     known.table.refused("b", F)
-    known.read(member("b", beat=2, epoch=2))  # another start of the node
+    known.read(member("b", beat=2, epoch=2))  # the node has restarted
     assert known.idle() == "b"

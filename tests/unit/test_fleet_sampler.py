@@ -1,4 +1,4 @@
-"""The sampler of a fleet notices an instance too many, and counts only instances."""
+"""The sampler of a fleet notices if there is one instance too many, and counts only instances."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_instances_of_a_function_are_counted_over_all_nodes(tmp_path: Path) -> N
     first, second = tmp_path / "one", tmp_path / "two"
     for home, number, mib in ((first, 1, 301), (second, 2, 301), (second, 3, 302), (first, 4, 64)):
         group(home, number, mib)
-    group(first, 5, 301, processes="")  # it has ended
+    group(first, 5, 301, processes="")  # this instance has ended
     (first / "short").mkdir()
     bounds.count(sandboxes([first, second]))
     assert (bounds.exceeded, bounds.seen[301], bounds.seen[302]) == (0, 2, 1)

@@ -60,7 +60,9 @@ CHANGE = Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"
 
 
 async def following(store: Changes, *errors: Exception) -> tuple[Follower, list[object]]:
-    """A follower that fails with each of these errors once, and what it takes over."""
+    """A follower whose first updates fail with these errors, and the list of the changes that it
+    has applied.
+    """
     applied, left = list[object](), list(errors)
 
     async def take_over(changes: object) -> None:
@@ -91,4 +93,4 @@ async def test_a_change_that_was_not_taken_over_is_not_forgotten_while_the_store
     with pytest.raises(StoreUnavailable):
         await follower.refresh()
     await follower.refresh()
-    assert applied == [None]  # everything was compared
+    assert applied == [None]  # None: everything was compared

@@ -21,13 +21,15 @@ def chosen_by_another_process(seed: str) -> int:
 def test_the_kernel_gives_it_to_nobody() -> None:
     first, last = map(int, RANGE.read_text().split())
     assert not first <= free_port() <= last
-    with socket.create_server(("127.0.0.1", 0)) as anyone:  # the control
+    # Control: the kernel chooses from its range.
+    with socket.create_server(("127.0.0.1", 0)) as anyone:
         assert first <= anyone.getsockname()[1] <= last
 
 
 def test_another_process_does_not_choose_it() -> None:
     seed = random.randbytes(8).hex()
-    before = chosen_by_another_process(seed)  # control: free after that process
+    # Control: the port is free after the process that chose it.
+    before = chosen_by_another_process(seed)
     random.seed(seed)
     mine = free_port()
     random.seed()

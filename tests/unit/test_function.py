@@ -1,4 +1,4 @@
-"""Function: its states, read as a table, and the rules for values from users."""
+"""Function: its states, each transition between them, and the rules for values from users."""
 
 import pytest
 

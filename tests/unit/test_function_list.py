@@ -30,7 +30,7 @@ NAMES = ["beta", "Alpha", "alpha", "gamma", "b", "delta", "Z", "a9"]
 
 
 def entries_of(count: int = len(NAMES)) -> list[Entry]:
-    """Functions, oldest first, several with the same counters; some were never called."""
+    """Entries of functions, oldest first. Several have equal counters; some were never called."""
     found = []
     for number, function_id in enumerate(ids(count)):
         function = a_function(
@@ -134,6 +134,6 @@ def test_a_page_of_ten_thousand_functions_takes_a_moment_and_lets_others_in() ->
         beside.cancel()
         return took
 
-    # It takes some 10 ms; the limit allows for a machine that is busy or slow.
+    # The page takes some 10 ms; the limit allows for a machine that is busy or slow.
     assert asyncio.run(page()) < 0.1
     assert turns >= 10

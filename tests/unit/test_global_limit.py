@@ -46,7 +46,7 @@ def test_half_of_the_process_numbers_is_left(pid_max: int, threads_max: int) -> 
 
 @pytest.fixture
 def v1(tmp_path: Path) -> Path:
-    """The hierarchies of v1 as ordinary directories, with files like the kernel's."""
+    """The hierarchies of cgroups v1 as ordinary directories, with files like the kernel's."""
     for name in cgroups.V1_CONTROLLERS:
         (tmp_path / name / "quiltfn" / "s").mkdir(parents=True)
     for name in V1_FILES:
@@ -62,7 +62,7 @@ def groups_in(top: Path) -> V1:
 @pytest.mark.parametrize("swap", [True, False])
 def test_v1_has_it_in_every_hierarchy(v1: Path, swap: bool) -> None:
     memory = v1 / "memory" / "quiltfn"
-    if not swap:  # the kernel does not account for it
+    if not swap:  # this kernel does not account for swap
         (memory / "memory.memsw.limit_in_bytes").unlink()
     sentence = global_limit.put_above(groups_in(v1), ANY)
     assert sentence == (

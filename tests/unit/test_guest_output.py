@@ -23,7 +23,7 @@ END = wire.End(1, wire.ExitKind.EXITED, 0, 0, 0, "")
 
 
 class Transport:
-    """The transport of the guest's connection."""
+    """Replaces the transport of the guest's connection."""
 
     is_reading = True
 
@@ -44,7 +44,7 @@ class Transport:
 
 
 class Room:
-    """`ports.LongOutput`."""
+    """`ports.LongOutput` that either always or never has room."""
 
     def __init__(self, *, has_room: bool) -> None:
         self.has_room = has_room
@@ -94,7 +94,7 @@ async def test_an_invocation_may_start_while_a_timer_is_due() -> None:
     await running
     sandbox.data_received(as_guest(wire.Clean(1)))
     running = asyncio.ensure_future(sandbox.call(call_with(None)))
-    # uvloop's handle of a callback that is due at once can't tell its time.
+    # uvloop's handle of a callback that is due at once can't tell its time, which must be no error.
     sandbox._look_again_at(asyncio.get_running_loop().time())
     await asyncio.sleep(0)
     sandbox.data_received(as_guest(wire.End(2, wire.ExitKind.EXITED, 0, 0, 0, "")))
@@ -144,7 +144,9 @@ async def test_what_came_is_in_the_log_while_the_call_runs_and_in_its_result() -
 
 
 async def test_a_cancelled_call_keeps_what_has_come_and_what_it_still_sends_does_no_harm() -> None:
-    """If that ended the connection, nobody would learn that the guest has ended everything."""
+    """Output that still arrives must not end the connection: otherwise, the server would not learn
+    that the guest has ended everything.
+    """
     sandbox, _, running = await called()
     sandbox.watch(lambda: pytest.fail("it is used again"), lambda: None)
     sandbox.data_received(as_guest(wire.Output(1, "stdout", b"so far")))

@@ -43,7 +43,8 @@ def test_who_it_is_and_what_it_sees_are_those_of_every_sandbox() -> None:
         assert GVISOR["linux"][name] == CRUN["linux"][name]
     json.dumps(GVISOR, allow_nan=False)
     assert list(mounts(GVISOR)) == list(mounts(CRUN))
-    for point, mount in mounts(GVISOR).items():  # without options that gVisor does not know
+    # The mounts may only lack options that gVisor does not know.
+    for point, mount in mounts(GVISOR).items():
         gone = set(mounts(CRUN)[point]["options"]) - set(mount["options"])
         assert {option.split("=")[0] for option in gone} <= {"nr_inodes", "hidepid", "gid"}, point
 
@@ -89,7 +90,7 @@ def test_the_flags_that_the_fence_rests_on(tmp_path: Path) -> None:
         assert flag in before
     assert not [one for one in command if "TESTONLY" in one or "rootless" in one or "debug" in one]
     assert command[command.index("--pass-fd") + 1] == f"{oci.CONTROL_FD}:{oci.CONTROL_FD}"
-    # All its files are in the bundle, and removed with it.
+    # All files of runsc are in the bundle, and are removed with it.
     assert f"--root={tmp_path / gvisor.ROOT}" in before
 
 
@@ -170,7 +171,9 @@ BROKEN = PreflightFailed("the sandbox could not be made: runsc ended with 1")
 def test_a_probe_that_was_only_held_up_is_made_a_second_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probes: list[Any], seen: str
 ) -> None:
-    """What is refused at the start stays refused as long as the server runs."""
+    """A probe that only took too long is repeated, since gVisor would otherwise stay refused as
+    long as the server runs.
+    """
     found = Gvisor(program(tmp_path / "runsc", "echo runsc version release-20260101.0; echo spec"))
     asked = iter(probes)
 

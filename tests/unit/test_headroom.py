@@ -89,7 +89,7 @@ class CountsTheBusy(Pool):
 
 @pytest.mark.parametrize("mistake", [ForgetsWhoWaits, CountsTheBusy])
 def test_a_mistake_is_found(mistake: type[Pool]) -> None:
-    """Negative control."""
+    """Negative control: each planted mistake must be found."""
 
     @settings(FINDS_MISTAKES, max_examples=2000)
     @given(story=STORIES, size=st.integers(0, 63))
@@ -110,15 +110,15 @@ def test_what_is_idle_counts_apart_from_what_may_be_started() -> None:
     pool = serving(PoolLimits(max_instances=3))
     assert pool.headroom() == Headroom(0, 3)
     pool.acquire(1, 0.0)
-    assert pool.headroom() == Headroom(0, 2)  # one is being started for the waiting call
+    assert pool.headroom() == Headroom(0, 2)  # one instance is being started for the waiting call
     pool.started(1, 1.0)
     assert pool.headroom() == Headroom(0, 2)
     pool.release(1, 2.0, healthy=True)
-    assert pool.headroom() == Headroom(1, 2)  # it will be clean in a moment
+    assert pool.headroom() == Headroom(1, 2)  # an instance that is being cleaned counts as idle
 
 
 def test_memory_and_the_quota_of_the_tenant_bound_it() -> None:
-    """There is none for a closed function, or while another function waits for memory."""
+    """There is no headroom for a closed function, or while another function waits for memory."""
     assert serving(PoolLimits(), Memory(budget_mib=250.0)).headroom() == Headroom(0, 2)
     assert serving(PoolLimits(), quota=Quota(limit=4, used=3)).headroom() == Headroom(0, 1)
     assert Pool(PoolLimits()).headroom() == Headroom()

@@ -70,7 +70,8 @@ def test_the_variables_of_rfc_3875() -> None:
     headers = {"x-name": "Zoë".encode().decode("latin-1")}
     variables = variables_of(call(path="/%C3%A9/%FF", headers=headers), ())
     assert (variables["HTTP_X_NAME"], variables["PATH_INFO"]) == ("Zoë", "/é/\ufffd")
-    headers = {"x-secret": "mine", "x-other": "1"}  # which shadow no variable of the function
+    # A header must not replace a variable of the function.
+    headers = {"x-secret": "mine", "x-other": "1"}
     variables = variables_of(call(headers=headers), {"HTTP_X_SECRET", "PATH_INFO"})
     assert not {"HTTP_X_SECRET", "PATH_INFO"} & set(variables)
     assert variables["HTTP_X_OTHER"] == "1"
@@ -187,7 +188,9 @@ def test_an_early_decision_is_that_at_the_end_of_output(output: bytes, data: Any
 
 
 def test_no_more_fields_are_looked_at_than_an_answer_can_have() -> None:
-    """Output that arrives in pieces is parsed from its beginning each time."""
+    """Output that arrives in pieces is parsed from its beginning each time, so it must not have
+    many fields.
+    """
     fields = b"X-A: b\n" * 200
     begun = block_of(fields[:-1], is_whole=False)
     assert begun is not None

@@ -123,7 +123,7 @@ def test_what_is_no_event_is_refused(change: dict[str, Any]) -> None:
         cloudevents.read(headers, json.dumps(event).encode())
     assert not is_event(event)
     assert is_event(RIGHT)
-    for body in (b"", b"[]", b"1", b"{", b"\xff", b"[" * 10_000):  # what is no object
+    for body in (b"", b"[]", b"1", b"{", b"\xff", b"[" * 10_000):  # none of these is a JSON object
         with pytest.raises(BadRequest):
             cloudevents.read(headers, body)
 
@@ -144,8 +144,8 @@ SLOW = b"[" + b",".join([b"1e308"] * 20_000) + b"]"
 @pytest.mark.parametrize("data", [MANY, SLOW])
 @pytest.mark.parametrize("mode", ["structured", "binary", "result"])
 def test_no_value_is_made_of_data(data: bytes, mode: str) -> None:
-    """Anybody may send many values, each of which would take 200 bytes or 40 µs to decode. Control:
-    decoding and encoding them.
+    """Anybody may send an event with many values. To decode it would take 200 bytes or 40 µs for
+    each value. Control: decoding and encoding the values.
     """
     structured = json.dumps(RIGHT).encode().removesuffix(b"}") + b', "data": ' + data + b"}"
     binary = {f"ce-{name}": value for name, value in RIGHT.items()}
@@ -187,7 +187,7 @@ def test_attributes_are_short_words_or_texts(attribute: bytes) -> None:
     assert cloudevents.read(headers, text % b"-2147483648")
     with pytest.raises(BadRequest):
         cloudevents.read(headers, text % attribute)
-    # Their length is checked before values are made of them.
+    # The attributes' length is checked before they are decoded.
     many = json.dumps(RIGHT | {f"a{n}": 0 for n in range(100_000)}).encode()
     with pytest.raises(BadRequest, match="bytes"):
         cloudevents.read(headers, many)

@@ -95,7 +95,7 @@ def test_the_event_of_a_request() -> None:
         "body": '{"k":1}',
         "isBase64Encoded": False,
     }
-    made = event(body=b"", query="", headers={})  # what a request has not is left out
+    made = event(body=b"", query="", headers={})  # fields that the request lacks are left out
     assert not {"body", "cookies", "queryStringParameters"} & set(made)
     assert made["isBase64Encoded"] is False
     query = "&".join(f"a{number}=%41" for number in range(PAIRS_MAX + 1))
@@ -127,7 +127,7 @@ def test_a_body_that_is_no_text_is_base64(kind: str, body: bytes, is_base64: boo
 def test_a_too_long_body_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     most = PAYLOAD_MAX_BYTES // 6
     with pytest.raises(PayloadTooLarge):
-        event(body=bytes(most))  # beside its other fields
+        event(body=bytes(most))  # the body would fit alone, but not beside the other fields
     assert len(event(body=b"\n" * 2 * most)["body"]) == 2 * most
     assert event(body=b"\xff" + bytes(2 * most))["isBase64Encoded"]
     monkeypatch.delattr(module, "_encode")
@@ -181,7 +181,7 @@ def test_so_many_signed_tokens_are_checked_and_no_more() -> None:
 
 
 def test_the_headers_of_signed_tokens_that_are_checked_are_short() -> None:
-    """Each header is parsed at every place where a token may begin."""
+    """Each header is parsed wherever a token may begin, so long headers would take long."""
     rest = token(0).partition(".")[2]
     found = list(tokens_in("eyJ" + "eyJhbGci" * 2000 + "." + rest))
     assert found
@@ -371,7 +371,7 @@ def test_what_is_ours_to_say_is_dropped() -> None:
 
 
 MANY = json.dumps([{}] * 60_000).encode()
-NUMBERS = b"[" + b",".join([b"1" * 5000] * 30) + b"]"  # longer than Python's own limit
+NUMBERS = b"[" + b",".join([b"1" * 5000] * 30) + b"]"  # these numbers are longer than Python allows
 SLOW = b"[" + b",".join([b"1e308"] * 20_000) + b"]"
 
 
@@ -414,7 +414,9 @@ def test_a_head_of_many_values_is_no_answer(name: str, value: bytes) -> None:
 
 
 def test_the_begin_of_a_stream_makes_no_values() -> None:
-    """It is parsed again with each piece that arrives. Control: creating the values."""
+    """The beginning of a stream is parsed again with each piece that arrives, so this must be fast.
+    Control: decoding the values.
+    """
     line = b'{"x": ' + SLOW[:30_001] + b"1]}"
     began = time.process_time()
     assert begin_of(line + b"\n", is_shell=False) is None
@@ -434,7 +436,9 @@ def test_the_begin_of_a_stream_makes_no_values() -> None:
 )
 @pytest.mark.parametrize("own_host", [True, False])
 def test_a_handler_gives_no_orders_to_a_proxy(name: str, own_host: bool) -> None:
-    """A proxy would send a file of its own, or what is behind another address."""
+    """With such a header, a proxy would send one of its own files, or a response of another
+    address.
+    """
     head = head_of(200, [(name, "/internal"), ("X-Accelerated", "kept")])
     sent = sent_headers(head, "/fn/a/b", has_own_host=own_host)
     assert [one for one, _ in sent if one.startswith("x-")] == ["x-accelerated"]
@@ -480,7 +484,8 @@ def test_on_a_shared_host_only_what_holds_for_the_response_alone_is_sent() -> No
         kept = [(name.lower(), value) for name, value in on_shared.items()]
         policy = ("content-security-policy", SANDBOX)
         assert sent_headers(head, "/fn/a/b", has_own_host=False) == [*kept, policy]
-    own = ("content-security-policy", "sandbox allow-same-origin")  # holds beside the server's
+    # The browser applies both this policy and the server's.
+    own = ("content-security-policy", "sandbox allow-same-origin")
     assert sent_headers(head_of(200, [own]), "/fn/a/b", has_own_host=False) == [own, policy]
 
 

@@ -54,7 +54,8 @@ def test_a_request_is_the_one_that_its_event_was_made_of() -> None:
         "x-a: b\xe9",
         "x-invocation-id: i",
     ]
-    request = of(rawPath="/a b\r\nX: y?#", rawQueryString="q=\u00e9 \r\n#")  # it is encoded
+    # These characters are encoded.
+    request = of(rawPath="/a b\r\nX: y?#", rawQueryString="q=\u00e9 \r\n#")
     assert lines(request)[0] == "GET /a%20b%0D%0AX:%20y%3F%23?q=%C3%A9%20%0D%0A%23 HTTP/1.1"
 
 
@@ -155,7 +156,7 @@ COOKIES, PATH = "cookies names more than 25000", "must be percent-encoded"
 def test_a_head_that_takes_long_to_make_is_refused_before_it_is_made(
     why: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event comes with each invocation, and with each of its attempts."""
+    """A head is made for each attempt of each invocation, so this must not take long."""
     monkeypatch.delattr(server, "_request")
     if why != PATH and len(json.dumps(changes)) > COUNTED_FROM_BYTES:
         monkeypatch.delattr(server, "_decode_headers")
@@ -164,7 +165,7 @@ def test_a_head_that_takes_long_to_make_is_refused_before_it_is_made(
 
 
 def test_the_longest_head_of_a_url_is_sent() -> None:
-    """As long as `head_max_bytes` and 100 headers allow."""
+    """The head is as long as `head_max_bytes` and 100 headers allow."""
     headers = {f"n{number}": '"' * 10_000 for number in range(99)} | {"cookie": "a;" * 8000}
     made = event_of(replace(CALL, headers=headers, query="%" * 16_000))
     request = request_of(made, "/events", {})
@@ -220,7 +221,7 @@ def test_an_answer_names_its_request_and_no_query(target: str, path: str) -> Non
 
 
 def test_a_head_that_just_fits_is_sent_without_its_request_and_a_longer_one_is_refused() -> None:
-    """It would not be found."""
+    """A longer head would not be found in the output."""
     fields = [(b"x", b"y" * (prelude.PRELUDE_MAX_BYTES - 70))]
     text = answer_head(200, fields, "GET", "/tea")[1]
     assert b'"request"' not in text

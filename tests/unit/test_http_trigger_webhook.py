@@ -22,13 +22,13 @@ from quiltfn.model.url import Scheme, Webhook
 
 pytestmark = promise("U5")
 
-# docs.github.com, "Validating webhook deliveries", "Testing the webhook payload validation".
+# From docs.github.com, "Validating webhook deliveries", "Testing the webhook payload validation".
 GITHUB = Webhook(scheme=Scheme.GITHUB, secret="It's a Secret to Everybody")
 GITHUB_BODY = b"Hello, World!"
 GITHUB_HEADERS = {
     "x-hub-signature-256": "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
 }
-# The Standard Webhooks specification: its secret, and a delivery signed by its own library.
+# From the Standard Webhooks specification: its secret, and a delivery signed by its own library.
 STANDARD = Webhook(scheme=Scheme.STANDARD, secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 STANDARD_ID, STANDARD_TIME = "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330
 STANDARD_BODY = b'{"test": 2432232314}'
@@ -37,7 +37,7 @@ STANDARD_HEADERS = {
     "webhook-timestamp": str(STANDARD_TIME),
     "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
 }
-# docs.stripe.com, "Verify webhook signatures manually": the header's format, signed as described.
+# From docs.stripe.com, "Verify webhook signatures manually": a header of this format.
 STRIPE = Webhook(scheme=Scheme.STRIPE, secret="whsec_test_secret_of_an_endpoint")
 STRIPE_TIME = 1492774577
 STRIPE_BODY = b'{\n  "id": "evt_test_webhook",\n  "object": "event"\n}'

@@ -17,7 +17,7 @@ REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", bo
 
 
 class Kept:
-    """The part of `ports.IdempotencyStore` that is used here."""
+    """An `IdempotencyStore` that has stored the response `answer` for each key."""
 
     def __init__(self, answer: StoredResponse) -> None:
         self.answer = answer
@@ -27,7 +27,7 @@ class Kept:
 
 
 class Empty:
-    """A store without responses, which records what it is given."""
+    """An `IdempotencyStore` without responses, which records what it is given."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[object, ...]] = []
@@ -40,7 +40,9 @@ class Empty:
 
 
 class Untold:
-    """A store that takes a key but reports no outcome, as when the response to a commit is lost."""
+    """An `IdempotencyStore` that takes a key but reports no outcome, as when the response to a
+    commit is lost.
+    """
 
     def __init__(self) -> None:
         self.is_taken = False
@@ -122,7 +124,7 @@ async def test_what_is_kept_is_the_response_without_the_id_of_its_request() -> N
 
 
 async def test_a_key_that_the_store_took_without_saying_so_is_not_lost_for_repetitions() -> None:
-    """A client repeats a refused request until it succeeds; it must not have to wait for a
+    """A client repeats a refused request until it succeeds. This must not take until the next
     restart.
     """
 

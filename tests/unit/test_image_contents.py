@@ -68,7 +68,7 @@ def test_no_path_leads_out_of_an_image_or_to_what_is_no_file(root: Path, path: s
     write(root, "a/b")
     os.mkfifo(root / "socket")
     assert contents.read(root, path, 100) is None
-    assert contents.read(root, "run", 5) == b"12345"  # control: the image is there
+    assert contents.read(root, "run", 5) == b"12345"  # control: a file of the image can be read
     with pytest.raises(Unprocessable):
         contents.read(root, "run", 4)
 

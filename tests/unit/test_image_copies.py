@@ -14,7 +14,7 @@ X, Y = "x" * 64, "y" * 64
 
 
 def member(name: str, state: str = "ready", presence: str = "present") -> Member:
-    """A node. `presence`: may be "leaving"."""
+    """A node. `presence`: may also be "leaving" for a present node."""
     is_leaving = presence == "leaving"
     return Member(
         name=name,
@@ -33,7 +33,7 @@ def nodes(*members: Member, now: float = 0.0) -> ImageNodes:
 
 
 def table(**copies: str) -> CopyTable:
-    """`x="one two"`: image x is on nodes one and two."""
+    """A table of copies: `x="one two"` means that nodes one and two have image x."""
     made = CopyTable()
     made.put(ImageCopy(key * 64, node) for key, names in copies.items() for node in names.split())
     return made
@@ -55,7 +55,7 @@ ONE, TWO, THREE = member("one"), member("two"), member("three")
         ((ONE, member("two", "draining")), "one two", False),
         ((ONE, member("two", "removed", "left"), THREE), "one two", True),
         ((member("one", "draining"), TWO, THREE), "one", True),
-        ((ONE, THREE), "one two", True),  # a node that is no longer known
+        ((ONE, THREE), "one two", True),  # node two is no longer known
     ],
 )
 def test_images_need_two_copies(there: tuple[Member, ...], having: str, is_lacking: bool) -> None:
@@ -74,7 +74,7 @@ def test_a_node_that_is_away_for_a_moment_counts(presence: str) -> None:
     assert copies.lacking([X], known, 100.0 + PATIENCE_S - 1) == []
     known.read(away, 100.0 + PATIENCE_S)
     assert copies.lacking([X], known, 100.0 + PATIENCE_S) == [X]
-    # It was there meanwhile, so the time starts anew.
+    # The node was there meanwhile, so the time starts anew.
     known.read((ONE, TWO, THREE), 200.0)
     known.read(away, 201.0)
     assert copies.lacking([X], known, 201.0) == []
@@ -87,7 +87,7 @@ def test_those_that_can_be_asked_are_there_and_not_removed() -> None:
         member("three", "removed"),
         member("four", presence="gone"),
         member("five", presence="leaving"),
-        Member(name="alone", epoch=1),  # a server that used the database before
+        Member(name="alone", epoch=1),  # a server without a fleet, which used the database before
     )
     assert [sorted(found) for found in (known.there, known.able, known.removed)] == [
         ["five", "one", "two"],
@@ -103,6 +103,6 @@ def test_what_the_store_says_replaces_what_was_known() -> None:
     assert known.among(frozenset({"one", "two"})) == ["two"]
     known.put([], {X})
     assert known.nodes_of(X) == frozenset()
-    known.put([ImageCopy(Y, "one")])  # everything is compared
+    known.put([ImageCopy(Y, "one")])  # without a selection, the whole table is replaced
     assert [sorted(known.nodes_of(one)) for one in (X, Y)] == [[], ["one"]]
     assert known.among(frozenset()) == []

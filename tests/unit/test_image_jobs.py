@@ -30,7 +30,7 @@ from unit.sample_archives import entry, file, in_pieces, packed
 pytestmark = promise("R45")
 
 PATIENT = ImageLimits(unpacked_max_bytes=2**30, files_max=1_000_000)
-# Headers that take some seconds to read.
+# The number of headers that take some seconds to read.
 LONG = 400_000
 HASTY = ImageLimits(unpacked_max_bytes=2**30, files_max=1_000_000, unpack_max_s=1)
 
@@ -39,7 +39,9 @@ HASTY = ImageLimits(unpacked_max_bytes=2**30, files_max=1_000_000, unpack_max_s=
 
 
 async def in_turns(turns: FairTurns, tenants: str) -> tuple[str, int]:
-    """Which jobs had a turn, in order, and how many ran at the same time at most."""
+    """Run a job of each of these tenants, one letter each. Returns the tenants in the order of
+    their turns, and how many jobs ran at the same time at most.
+    """
     order, now, most = "", 0, 0
 
     async def take(tenant: str) -> None:
@@ -105,7 +107,7 @@ async def test_so_many_of_one_tenant_wait() -> None:
 
 @functools.cache
 def endless(count: int) -> bytes:
-    """Nameless directories, each of which is the root: they cause work and nothing else."""
+    """An archive of nameless directories, each of which is the root: they cause only work."""
     head = entry("./", tarfile.DIRTYPE).tobuf(tarfile.USTAR_FORMAT)
     assert len(head) == BLOCK
     return gzip.compress(head * count + bytes(2 * BLOCK), 1)
@@ -134,7 +136,7 @@ async def working() -> int:
 
 
 def limits_of(pid: int) -> dict[str, int]:
-    """Its hard limits by name; -1: none."""
+    """The hard limits of a process by name; -1: no limit."""
     lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
     hard = {line[4:26].strip(): line[47:68].strip() for line in lines}
     return {name: -1 if value == "unlimited" else int(value) for name, value in hard.items()}
@@ -146,7 +148,7 @@ def oom_score_of(pid: int) -> int:
 
 @contextlib.asynccontextmanager
 async def unpacking(path: Path, limits: ImageLimits) -> AsyncIterator[asyncio.Task[object]]:
-    """Unpack an endless archive, and check that nothing of it is left at the end."""
+    """Unpack an endless archive, and check at the end that nothing of the archive is left."""
     images = ImageDirectory(path / "images", ManualClock(100.0), limits)
     images.start()
     taking = asyncio.ensure_future(images.take(Archive.GZIP, in_pieces(endless(LONG))))
@@ -189,7 +191,7 @@ async def test_a_job_that_is_ended_is_an_error_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(processes, "WALL_FOR_CPU", 100)  # other processes get the CPUs first
+    monkeypatch.setattr(processes, "WALL_FOR_CPU", 100)  # other processes may use the CPUs first
     async with unpacking(tmp_path, limits) as taking:
         end(await working())
         with pytest.raises(kind, match=reason):
@@ -209,11 +211,12 @@ async def test_the_archive_has_so_many_headers(tmp_path: Path) -> None:
     images.start()
     for contents in Contents:
         archive = endless(20_000)
-        if contents is Contents.IMAGE:  # which is never compressed as a whole
+        if contents is Contents.IMAGE:  # an image's archive can't be compressed as a whole
             archive = gzip.decompress(archive)
         with pytest.raises(Unprocessable, match=r"too many headers|more than 4(00|096) members"):
             await images.take(Archive.GZIP, in_pieces(archive), contents=contents)
-    with pytest.raises(Unprocessable, match="empty"):  # control
+    # Control: a shorter archive is read to its end.
+    with pytest.raises(Unprocessable, match="empty"):
         await images.take(Archive.GZIP, in_pieces(endless(10_000)))
 
 
@@ -286,7 +289,9 @@ def node_modules(root: Path, count: int, content: bytes) -> None:
     [b"{", b'{"name": "same", "version": "1"}', b'{"name": "\xff", "version": "1"}', b"[" * 9000],
 )
 def test_few_descriptions(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An invalid entry, or one that exists already, costs as much as a new package."""
+    """An invalid entry, or one that exists already, costs as much as a new package, so it must
+    count.
+    """
     from quiltfn.images import contents  # noqa: PLC0415
 
     node_modules(tmp_path, 20, content)

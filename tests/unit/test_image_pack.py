@@ -35,7 +35,7 @@ PIECE = 64 * 1024
 
 
 class Box(ImagesUnderTest):
-    """A directory of images of a node."""
+    """The image directory of a node."""
 
     limits = LIMITS
 
@@ -80,7 +80,7 @@ TREES: dict[str, list[Entry]] = {
 async def test_packed_images_unpack_to_the_same(sender: Box, receiver: Box, name: str) -> None:
     image = await sender.take(packed(TREES[name]))
     copy = await receiver.take(await sender.archive(image.digest))
-    assert copy == image  # and its size: a file with two names is sent once
+    assert copy == image  # the sizes agree, too: a file with two names is sent once
     assert everything_below(receiver.path) == everything_below(sender.path)
     assert list(pack(sender.store / image.digest)) == list(pack(receiver.store / image.digest))
 
@@ -97,7 +97,7 @@ async def test_trees_survive_transport(sender: Box, receiver: Box, files: dict[s
     try:
         image = await sender.take(packed(file(name, data) for name, data in files.items()))
     except Unprocessable:
-        return  # a file below a file, or a name that is too long
+        return  # the tree has a file below a file, or a name that is too long
     assert (await receiver.take(await sender.archive(image.digest))).digest == image.digest
 
 
@@ -112,7 +112,8 @@ async def test_an_image_that_is_being_sent_is_not_removed(sender: Box) -> None:
         assert await sender.images.collect(frozenset(), 10.0) == 0
         sent += b"".join([piece async for piece in pieces])
     assert sent == await sender.archive(image.digest)
-    async with aclosing(sender.images.archive(image.digest)) as unread:  # holds nobody up
+    # An unfinished transfer must not keep the image.
+    async with aclosing(sender.images.archive(image.digest)) as unread:
         await anext(unread)
     sender.clock.time += 1000
     assert await sender.images.collect(frozenset(), 10.0) == 1
@@ -121,7 +122,9 @@ async def test_an_image_that_is_being_sent_is_not_removed(sender: Box) -> None:
 
 
 async def test_a_file_that_was_replaced_by_a_link_is_not_read(sender: Box, tmp_path: Path) -> None:
-    """Only the server writes there. If another process did, no other file would be revealed."""
+    """Only the server writes to the image directory. If another process replaced a file there, no
+    other file must be revealed.
+    """
     image = await sender.take(good())
     (tmp_path / "secret").write_text("confidential")
     path = sender.store / image.digest / "app.py"

@@ -29,7 +29,7 @@ TREE = [
 
 @pytest.fixture
 async def images(tmp_path: Path) -> Path:
-    """A data directory's images: two of them."""
+    """An image directory with two images."""
     path = tmp_path / "images"
     there = ImageDirectory(path, ManualClock(), ImageLimits(), InThreadJobs())
     there.start()

@@ -69,7 +69,7 @@ class ImagesUnderTest:
         return await self.images.take(archive, in_pieces(data))
 
     async def refused(self, data: bytes, archive: Archive = Archive.TAR) -> str:
-        """The reason for the refusal. Checks that nothing is left or changed anywhere."""
+        """Return the reason for the refusal. Check that the archive has changed nothing."""
         before = everything_below(self.path)
         with pytest.raises(Unprocessable, match=r"^the image is refused: ") as error:
             await self.take(data, archive)
@@ -304,7 +304,7 @@ async def test_the_hostile_is_refused_and_leaves_nothing(box: ImagesUnderTest, a
 
 @promise("R2")
 async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: ImagesUnderTest) -> None:
-    """A few kilobytes that would unpack to 50 MB: the limit applies to the unpacked bytes."""
+    """The limit applies to unpacked bytes: this archive is small, but would unpack to 50 MB."""
     size = 50_000_000
     head = entry("zeros", size=size).tobuf(tarfile.GNU_FORMAT)
     bomb = pressed(head + b"\0" * size)
@@ -312,7 +312,7 @@ async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: ImagesUnder
     began = time.process_time()
     assert "more than 1000000 bytes" in await box.refused(bomb, Archive.GZIP)
     spent, began = time.process_time() - began, time.process_time()
-    assert len(gzip.decompress(bomb)) > size  # control
+    assert len(gzip.decompress(bomb)) > size  # control: unpacking all of it
     assert spent < (time.process_time() - began) / 2
     # Data hidden in a part that is skipped: after the archive's end.
     late = pressed(packed([file("a")]) + b"\0" * size)
@@ -324,7 +324,7 @@ async def test_damaged_compression_is_refused(box: ImagesUnderTest, cut: int) ->
     data = pressed(good())
     assert "compression is damaged" in await box.refused(data[:cut], Archive.GZIP)
     broken = bytearray(data)
-    broken[-6] ^= 0xFF  # its checksum
+    broken[-6] ^= 0xFF  # damages the checksum
     assert "compression is damaged" in await box.refused(bytes(broken), Archive.GZIP)
     assert "compression is damaged" in await box.refused(good(), Archive.GZIP)
 
@@ -375,7 +375,8 @@ async def test_what_nobody_has_named_for_the_grace_is_collected(box: ImagesUnder
     assert await box.images.collect(in_use, 600) == 1
     assert {one.name for one in box.store.iterdir()} == {used.digest}
     assert not box.images.hold(unused.digest)
-    # From now on the other one has no user: its grace period starts when it was last seen in use.
+    # From now on, the other image has no user: its grace period starts when it was last seen in
+    # use.
     box.clock.time += 599
     assert await box.images.collect(frozenset(), 600) == 0
     assert box.images.hold(used.digest)
@@ -387,7 +388,7 @@ async def test_what_nobody_has_named_for_the_grace_is_collected(box: ImagesUnder
 
 
 class SlowRemoval:
-    """Removing files takes until `go_on` is set."""
+    """Makes the removal of files wait until `go_on` is called."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self._go_on = threading.Event(), threading.Event()
@@ -449,7 +450,7 @@ async def test_few_directories_are_opened(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_an_upload_that_nobody_waits_for_leaves_nothing_unknown(box: ImagesUnderTest) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def admit(_image: Image) -> None:  # in the unpacking thread
+    def admit(_image: Image) -> None:  # called in the unpacking thread
         begun.set()
         assert go_on.wait(scaled(10))
 
@@ -471,7 +472,7 @@ async def test_an_image_collected_while_uploaded_again_is_there(box: ImagesUnder
     box.clock.time += 601
     loop = asyncio.get_running_loop()
 
-    def admit(image: Image) -> None:  # in the unpacking thread
+    def admit(image: Image) -> None:  # called in the unpacking thread
         assert not image.is_new
         removed = asyncio.run_coroutine_threadsafe(box.images.collect(frozenset(), 600), loop)
         assert removed.result(scaled(10)) == 1
@@ -519,7 +520,8 @@ def bytes_without_a_name(directory: Path) -> int:
     """The size of unlinked files in `directory` that this process has open."""
     found = 0
     for opened in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
+        # The descriptor of the listing itself is closed by now.
+        with contextlib.suppress(FileNotFoundError):
             target = os.readlink(opened)
             if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
                 found += opened.stat().st_size

@@ -1,4 +1,4 @@
-"""Instance: the five states that the API counts, and the final one, read as a table."""
+"""Instance: the five states that the API counts, the final one, and all transitions."""
 
 import pytest
 

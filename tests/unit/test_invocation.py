@@ -1,4 +1,4 @@
-"""Invocation: its states, read as a table, and the effect of each kind of end on the record."""
+"""Invocation: its states, each transition, and the effect of each kind of end on the record."""
 
 import re
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_the_cause_is_data_for_the_message(result: CallResult, expected: dict[st
 
 
 def test_whoever_can_end_an_invocation_has_a_sentence() -> None:
-    """Every value of `by` in the server's code."""
+    """Each value of `by` in the server's code must have a sentence."""
     source = Path(end_cause.__file__).parents[1]
     call = r"(?<!class )(?:end_(?:calls?|running|all)|\.cancel|Cancelled|Interrupted)\("
     said = rf'(?:{call}|by: str = )[^"\n]*"(\w+)"'
@@ -163,7 +163,7 @@ def test_a_value_that_is_too_large_fails_and_no_part_of_it_is_the_result() -> No
     assert (final.status, final.exit_code, final.stdout) == (Status.FAILED, 1, b"")
     assert final.stdout_dropped == 7
     assert final.error_message == "the handler returned 7 bytes; at most 2 are kept of a result"
-    whole = replace(CUT, stdout_dropped=0, stderr_dropped=9)  # its log may be cut
+    whole = replace(CUT, stdout_dropped=0, stderr_dropped=9)  # only the log was cut, not the result
     final = call.after(whole, now=0, duration_ms=1, ran_in=RunContext(is_value=True))
     assert (final.status, final.stdout, final.stderr_dropped) == (Status.SUCCESS, b"ab", 9)
     late = replace(CUT, kind=ExitKind.DEADLINE)

@@ -12,7 +12,7 @@ from quiltfn.model.json_size import COUNTED_FROM_BYTES, DIGITS_FROM_BYTES, DIGIT
 from timeouts import scaled
 
 LENGTH = 256 * 1024
-# The same number of values without strings takes a thousandth of this.
+# Without strings, texts of this length take a thousandth of this time.
 TAKES_AT_MOST_S = 0.04
 TEXT = st.text(st.sampled_from('ab"\\,[{]}\x01é'))
 VALUE: st.SearchStrategy[Any] = st.recursive(
@@ -40,7 +40,9 @@ VALUE: st.SearchStrategy[Any] = st.recursive(
 )
 @pytest.mark.parametrize("head", [b"", b'{"a":"', b'"'])
 def test_no_text_takes_long_to_count(head: bytes, piece: bytes) -> None:
-    """Counting runs in the event loop. An unterminated string is the worst case."""
+    """Counting runs in the event loop, so it must never take long. An unterminated string is the
+    worst case.
+    """
     text = head + piece * (LENGTH // len(piece))
     began = time.process_time()
     is_costly(text, 50_000)
@@ -61,7 +63,7 @@ def strings_in(value: Any) -> int:
 
 @given(VALUE)
 def test_every_value_is_counted(value: Any) -> None:
-    """The count may be too large, by the number of separators, and is never too small."""
+    """The count may be too large, by the number of separators, but never too small."""
     text = json.dumps(value).encode()
     padded = text + b" " * COUNTED_FROM_BYTES
     count = next(most for most in range(10_000) if not is_costly(padded, most))
@@ -75,11 +77,11 @@ def test_every_value_is_counted(value: Any) -> None:
         ('{"a":"\\"1","b":' + "12" * DIGITS_MAX + "}", True),
         ('{"a":0.' + "3" * (DIGITS_MAX + 1) + "}", True),
         ("[" + ",".join(["7" * DIGITS_MAX] * 100) + "]", False),
-        ('["' + "1" * 10_000 + '"]', False),  # a text
+        ('["' + "1" * 10_000 + '"]', False),  # a string of digits is not a number
         ('["\\\\","' + "1" * 10_000 + '\\""]', False),
     ],
 )
 def test_a_number_that_takes_python_long_is_found(text: str, *, is_long: bool) -> None:
-    """The time for a number grows with the square of its digits."""
+    """The time that Python takes for a number grows with the square of its digits."""
     json.loads(text)
     assert is_costly(text.encode() + b" " * DIGITS_FROM_BYTES, 50_000) is is_long

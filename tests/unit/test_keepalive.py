@@ -74,7 +74,7 @@ def test_a_timer_that_is_half_a_minute_early_or_late_finds_its_instance() -> Non
 
 
 def test_two_timers_on_one_function_are_both_foretold() -> None:
-    # At :00, :07 and :31 of each hour.
+    # Calls at :00, :07 and :31 of each hour.
     minutes = [60 * hour + minute for hour in range(8) for minute in (0, 7, 31)]
     policy = observed(Histogram(WORTH_S), *minutes)
     assert is_wanted(policy.windows(), 8 * 60 * MINUTE)
@@ -129,7 +129,7 @@ def test_hybrid_keeps_fixed_until_it_knows_and_then_prewarms() -> None:
     # All idle times are 19 min 59 s, which is bin 19: from 0.9 * 19 to 1.1 * 20 minutes.
     assert window.begins == pytest.approx(ended + 0.9 * 19 * MINUTE)
     assert window.ends == pytest.approx(ended + 1.1 * 20 * MINUTE)
-    # Most gaps are out of bounds.
+    # Most of these gaps are longer than those that the histogram counts.
     assert observed(Hybrid(300), *every(300, 9)).windows()[0].ends == 300 * 8 * MINUTE + 301
 
 

@@ -207,7 +207,7 @@ def test_v2_finds_a_dead_servers_groups_wherever_it_ran(unified: Path, below: st
 def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
     for group in (unified, unified / "quiltfn"):
         (group / "cgroup.controllers").write_text("cpu memory pids")
-    (unified / "quiltfn" / "cgroup.subtree_control").mkdir()  # can't be written to
+    (unified / "quiltfn" / "cgroup.subtree_control").mkdir()  # this directory can't be written to
     with pytest.raises(CgroupsUnusable, match=r"does not hand controllers down from .*quiltfn"):
         V2().prepare("s")
 
@@ -280,7 +280,8 @@ def test_v2_has_the_server_below_the_group_of_its_launcher(
     groups.kill("s", cgroups.OF_SERVER)
     assert (group / "cgroup.kill").read_text() == "1"
     (group / "cgroup.kill").unlink()
-    mounts(V2_ONLY, "0::/elsewhere\n")  # the next start finds it, wherever it is
+    # The next server finds the group, although it runs elsewhere.
+    mounts(V2_ONLY, "0::/elsewhere\n")
     assert V2().remove("s", cgroups.OF_SERVER)
     assert not group.exists()
     assert V2().remove("s", cgroups.OF_SERVER), "it is gone already"
@@ -293,7 +294,7 @@ def test_v2_changes_the_limits_of_a_sandbox_that_is_there(v2_group: Path) -> Non
     V2().limit("s", "one", limits)
     assert (v2_group / "memory.max").read_text() == str(512 * MIB)
     assert (v2_group / "cpu.max").read_text() == "150000 100000"
-    with pytest.raises(FileNotFoundError):  # and creates none if there is none
+    with pytest.raises(FileNotFoundError):  # no group is created for an unknown sandbox
         V2().limit("s", "other", limits)
 
 
@@ -317,8 +318,8 @@ def test_v1_changes_sandbox_limits(tops: dict[str, Path], v1: dict[str, Path], s
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_v1_counts_processor_time_where_the_host_does(mounts, tmp_path: Path, apart: bool) -> None:
-    """`cpuacct` is mounted with `cpu`, or is a separate tree, of which sandboxes are then members
-    too.
+    """`cpuacct` is mounted with `cpu`, or as a separate tree; then sandboxes are members of that
+    tree, too.
     """
     own = line("/sys/fs/cgroup/cpuacct", "cgroup", "rw,cpuacct") if apart else ""
     together = [one.replace("rw,cpu\n", "rw,cpu,cpuacct\n") for one in EACH]

@@ -21,8 +21,8 @@ PADDING = b" " * 2 * READ_AT_ONCE_BYTES
 async def begun(
     written: bytes, monkeypatch: pytest.MonkeyPatch, *, is_shell: bool = False
 ) -> tuple[Begin | None, int, int]:
-    """The beginning of output that is written byte by byte; how many bytes had arrived, and how
-    many searches it took.
+    """Write output byte by byte. Returns the beginning of the response, how many bytes had arrived
+    when it was found, and how many searches it took.
     """
     looks = 0
 

@@ -17,7 +17,7 @@ OUTPUTS = st.lists(st.sampled_from([b"\0", b"x", b'"', b"\xff", "é中😀".enco
 
 
 class Counted:
-    """Counts the bytes of JSON between turns."""
+    """Counts the bytes that are encoded between two turns of other tasks."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most = self._since = 0
@@ -45,7 +45,7 @@ def an_object(out: bytes, error: bytes) -> WithTexts:
 
 @given(OUTPUTS, OUTPUTS)
 async def test_it_is_the_json_of_the_whole(out: list[bytes], error: list[bytes]) -> None:
-    filler = b"x" * (PIECE_BYTES - 5)  # slices end within characters
+    filler = b"x" * (PIECE_BYTES - 5)  # so slices end within characters
     long_out, other = filler + b"".join(out), filler + b"".join(error)
     written = io.BytesIO()
     await write(written, an_object(long_out, other), turn)

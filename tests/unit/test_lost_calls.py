@@ -20,7 +20,7 @@ PATIENCE_S = 10.0
 
 
 class Records:
-    """The part of a journal that is needed. `is_away`: its database does not respond."""
+    """The part of a journal that is used here. `is_away`: its database does not respond."""
 
     def __init__(self) -> None:
         self.known: dict[str, Invocation] = {}
@@ -34,7 +34,7 @@ class Records:
         return self.known.get(invocation_id)
 
     def closed(self, record: Invocation) -> None:
-        assert record.invocation_id not in self.known  # a final record is not changed
+        assert record.invocation_id not in self.known  # a final record must not change
         self.known[record.invocation_id] = record
 
 
@@ -58,7 +58,9 @@ GONE = node(2, Presence.GONE)
 
 
 class Sender:
-    """Has sent these invocations to node b. `knows`: what b reports about each."""
+    """A node that has sent these invocations to node b. `knows`: whether b knows them; None: b does
+    not respond.
+    """
 
     def __init__(self, *names: str, knows: bool | None = False) -> None:
         self.records, self.clock, self.knows = Records(), ManualClock(), knows
@@ -74,7 +76,7 @@ class Sender:
         return self.knows
 
     async def read(self, members: list[Member], after_s: float = 0.0) -> set[str]:
-        """The records that were written after a look."""
+        """Let the node look at the members. Returns the ids of all records after that."""
         self.clock.time += after_s
         self.calls.read(members)
         for _ in range(10):
@@ -94,7 +96,7 @@ async def test_nothing_is_written_while_a_node_knows_more(knows: bool | None, ep
 
 async def test_a_call_that_a_node_which_is_there_knows_nothing_of_is_interrupted() -> None:
     sender = Sender("1")
-    assert await sender.read(node()) == set()  # the call may be on its way
+    assert await sender.read(node()) == set()  # the invocation may still be on its way
     assert await sender.read(node(), PATIENCE_S) == {"1"}
     assert sender.asked == ["b 1"]
 
@@ -112,7 +114,7 @@ async def test_what_was_stored_stays_as_it_is(members: list[Member], asked: list
 async def test_a_node_that_does_not_answer_is_asked_once_for_all_its_calls() -> None:
     sender = Sender(*"123", knows=None)
     sender.calls.add("c", a_record("4"))
-    assert await sender.read(node(), PATIENCE_S) == {"4"}  # c is gone
+    assert await sender.read(node(), PATIENCE_S) == {"4"}  # node c is gone
     assert sender.asked == ["b 1"]
 
 
@@ -132,7 +134,7 @@ async def test_a_mistake_with_one_call_holds_up_no_other(monkeypatch: Any) -> No
 async def test_once_the_node_is_gone_the_call_is_interrupted_once() -> None:
     sender = Sender("1")
     sender.records.is_away = True
-    assert await sender.read(GONE) == set()  # it is written later
+    assert await sender.read(GONE) == set()  # the record is written later
     sender.records.is_away = False
     assert await sender.read(GONE) == {"1"}
     assert sender.records.known["1"].error_message == NODE_LOST.sentence

@@ -21,7 +21,7 @@ from unit.project_simulation import found_function, function_of, policy_of, sche
 pytestmark = promise("A80")
 
 ROOT = Path(__file__).parents[2]
-# The dashboard's tests use these cases too: it has the same rules.
+# The dashboard has the same rules, so its tests use these cases, too.
 CASES = json.loads((ROOT / "ui" / "tests" / "masking_cases.json").read_text())
 
 
@@ -42,7 +42,7 @@ def test_what_looks_like_a_secret(name: str, value: str, is_secret: bool) -> Non
         ("https://app:c4nary@a.example", "https://a.example/***"),
         ("https://[2606:4700::1111]:444/x", "https://[2606:4700::1111]:444/***"),
         ("https://a.example\\c4nary", "https://a.example/***"),
-        ("https://", "***"),  # refused by the API, but shown in a plan
+        ("https://", "***"),  # the API refuses this, but a plan may show it
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
@@ -169,7 +169,7 @@ def test_what_the_project_here_lists_as_a_secret_is_masked_as_well(
     monkeypatch.chdir(tmp_path)
     for text, is_shown in (
         ('[functions.other]\nsecrets = ["MODE"]\n', False),
-        ("functions = ", True),  # no readable file is needed
+        ("functions = ", True),  # a file that can't be parsed is no error
         ("", True),
     ):
         (tmp_path / PROJECT_FILE).write_text(text)

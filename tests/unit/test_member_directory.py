@@ -29,7 +29,7 @@ def test_only_members_are_known_and_only_an_operator_removes_them() -> None:
     assert known.refusal("out") == REMOVED
     assert known.refusal("one") == OWN_NAME
     assert known.refusal("alone") == UNKNOWN, "a server that was alone has a row, too"
-    # What was known is replaced.
+    # A new list replaces the previous one.
     known.learned(
         [
             member("two", state=NodeState.REMOVED, address="elsewhere:2"),

@@ -91,7 +91,7 @@ async def test_a_node_is_silent_from_the_fence_to_the_take_over(clock: ManualClo
     table = Table("a", "b", "c", "d", "e")
     table.rows["c"] = replace(table.rows["c"], presence=Presence.LEFT)
     table.rows["d"] = replace(table.rows["d"], state=NodeState.REMOVED)
-    table.rows["e"] = replace(table.rows["e"], version="")  # a server without a fleet
+    table.rows["e"] = replace(table.rows["e"], version="")  # this server has no fleet
     node = a_node(table, clock)
     reports = []
     for _ in range(12):
@@ -110,7 +110,8 @@ async def test_a_slow_take_over_holds_up_no_beat(clock: ManualClock) -> None:
     assert node.problem is None
     table.may_take_over.set()
     await node.settled()
-    assert (table.taken, node.taken_over) == (["b"], 1)  # once, though it was due at many looks
+    # B is taken over once, though it was due at many looks.
+    assert (table.taken, node.taken_over) == (["b"], 1)
 
 
 async def test_a_take_over_that_fails_is_tried_again(clock: ManualClock) -> None:
@@ -192,7 +193,7 @@ async def test_a_node_taken_over_says_so_once_and_beats_no_more(clock: ManualClo
         await node.run()
     assert losses == [Loss.TAKEN_OVER]
     assert node.problem == Loss.TAKEN_OVER
-    await node.leave()  # it has no membership to end
+    await node.leave()  # there is no membership to end
     assert table.rows["a"].presence is Presence.GONE
 
 
@@ -235,7 +236,7 @@ async def test_a_removed_node_ends(clock: ManualClock) -> None:
 
 async def test_the_list_has_each_node_with_the_age_of_its_beat(clock: ManualClock) -> None:
     table = Table("a", "b")
-    table.rows["alone"] = Member(name="alone", epoch=3)  # once used this database alone
+    table.rows["alone"] = Member(name="alone", epoch=3)  # this server once used the database alone
     node = a_node(table, clock)
     await turns(node, clock, 4)
     own, other = await node.all()

@@ -33,15 +33,17 @@ def ready(member: Member, count: int = 1) -> None:
 @pytest.mark.parametrize(
     ("memory", "needed", "of_stock"),
     [
-        (Memory(budget_mib=100, held_mib=50), 50, 0),  # there is room
-        (Memory(budget_mib=100, held_mib=100, prewarmed_mib=12), 10, 10),  # prewarmed ones first
-        (Memory(budget_mib=100, held_mib=100, prewarmed_mib=5), 16, 0),  # it would be in vain
-        (Memory(budget_mib=100, held_mib=100, leaving_mib=30), 30, 0),  # others leave already
+        (Memory(budget_mib=100, held_mib=50), 50, 0),  # there is room for the call
+        # Prewarmed sandboxes go first.
+        (Memory(budget_mib=100, held_mib=100, prewarmed_mib=12), 10, 10),
+        # Evicting everything would not suffice.
+        (Memory(budget_mib=100, held_mib=100, prewarmed_mib=5), 16, 0),
+        (Memory(budget_mib=100, held_mib=100, leaving_mib=30), 30, 0),  # others are leaving already
     ],
 )
 def test_no_instance_leaves_that_need_not(memory: Memory, needed: float, of_stock: float) -> None:
     assert memory.choose([candidate(1, 10, 1)], needed) == (of_stock, [])
-    assert memory.fits(1) == (memory.held_mib == 50)  # what leaves counts until it is gone
+    assert memory.fits(1) == (memory.held_mib == 50)  # an instance counts until it is gone
 
 
 def test_then_the_parked_then_those_worth_least_and_no_more_than_needed() -> None:
@@ -139,7 +141,7 @@ def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
     ready(idle, 2)
     second.acquire()
     second.started(1)
-    machine.event(first, PoolSimulation.acquire)  # evicting everything idle would not suffice
+    machine.event(first, PoolSimulation.acquire)  # to evict everything idle would not suffice
     machine.event(second, PoolSimulation.acquire)
     assert not idle.leaving
 
@@ -171,7 +173,7 @@ def test_nor_is_a_parked_one_that_somebody_waits_for() -> None:
     assert large.pool.eviction_candidates() == []
     small.release(1, healthy=False)
     small.gone(1)
-    assert large.running == [1]  # and the call is served by that instance
+    assert large.running == [1]  # the waiting call gets the instance that was parked
 
 
 def test_nor_what_min_instances_asks_for() -> None:
@@ -183,7 +185,8 @@ def test_nor_what_min_instances_asks_for() -> None:
 
 
 def test_nor_what_a_deploy_is_making_ready() -> None:
-    # Otherwise each one would be evicted for a call as soon as it is ready, and restarted, forever.
+    # Otherwise, each prepared instance would be evicted for a call as soon as it is ready, and
+    # restarted, forever.
     machine = NodeSimulation([256.0])
     (member,) = machine.members
     ready(member)
@@ -201,13 +204,13 @@ def test_an_instance_counts_its_limit_with_a_call_and_what_it_uses_without() -> 
     assert machine.memory.held_mib == 256
     member.started(1)
     member.release(1)
-    assert machine.memory.held_mib == 256  # until it is clean
+    assert machine.memory.held_mib == 256  # an instance counts in full until it is clean
     member.cleaned(1)
     assert machine.memory.held_mib == IDLE_MIB
     member.measure(1, 33.0)
     assert machine.memory.held_mib == 33.0
     member.acquire()
-    member.measure(1, 9.0)  # while it runs: that counts once it is idle
+    member.measure(1, 9.0)  # this counts only once the instance is idle
     assert machine.memory.held_mib == 256
     member.release(1)
     member.cleaned(1)

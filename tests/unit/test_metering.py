@@ -9,7 +9,7 @@ from quiltfn.model.stats import CallStats, Stretch
 
 
 class Pools:
-    """Every look finds one more microsecond for each of two functions."""
+    """Pools that report, at each look, one more microsecond for each of two functions."""
 
     def take_use(self) -> dict[tuple[str, str], CallStats]:
         return {("tenant", name): CallStats(cpu_us=1) for name in ("f", "g")}

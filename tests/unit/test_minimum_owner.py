@@ -110,7 +110,7 @@ async def test_only_functions_that_have_a_minimum_or_are_deployed_get_one() -> N
     deploying = functions[2].id
     assert await taken("a", functions, Places({"a"}, {"a"})) == {deploying}
     assert await taken("b", functions, Places({"a"}, {"a"})) == set()
-    assert await taken("a", [a_kept("gone")], Places()) == set()  # before its first look
+    assert await taken("a", [a_kept("gone")], Places()) == set()  # the node has not looked yet
 
 
 async def test_where_another_was_first_it_looks_again() -> None:

@@ -1,4 +1,4 @@
-"""Which other nodes are lost. The tests explain the rules."""
+"""Which other nodes a node considers lost. The tests explain the rules."""
 
 import pytest
 from msgspec.structs import replace
@@ -20,10 +20,10 @@ class Watch:
     """A node that looks at the others every two seconds, by a clock that a test moves."""
 
     def __init__(self, *names: str) -> None:
-        """The first of `names` looks."""
+        """`names`: the first is the node that looks."""
         self.observer, self.now = Observer(names[0], TIMES), 1000.0
         self.members = {name: a_member(name) for name in names}
-        self.standing: set[str] = set()  # nodes without heartbeats
+        self.standing: set[str] = set()  # nodes that send no heartbeats
 
     def look(self) -> list[str]:
         return [one.name for one in self.observer.look([*self.members.values()], self.now)]
@@ -32,8 +32,8 @@ class Watch:
         self.members[name] = replace(self.members[name], **changes)
 
     def for_seconds(self, seconds: float) -> list[tuple[float, str]]:
-        """Let time pass; return which nodes were to be taken over, and after how many seconds
-        first.
+        """Let time pass. Returns the nodes that were to be taken over, each with the number of
+        seconds after which it first was.
         """
         found: dict[str, float] = {}
         began = self.now
@@ -51,8 +51,8 @@ def test_nodes_that_beat_are_left_alone() -> None:
 
 
 def test_nodes_that_beat_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sorting at each look, once for each node, took most of the interval with two hundred
-    nodes.
+    """With 200 nodes, sorting at each look, once for each node, took most of the time between two
+    looks.
     """
     watch = Watch("a", "b", "c")
     watch.for_seconds(10)
@@ -63,11 +63,11 @@ def test_nodes_that_beat_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("names", "changes", "expected"),
     [
-        ("cb", {}, [(98.0, "b")]),  # its heartbeat changed 2 s before that
+        ("cb", {}, [(98.0, "b")]),  # the last heartbeat was seen 2 s before
         ("b", {}, []),  # no node takes itself over
         ("cb", {"presence": Presence.LEFT}, [(0.0, "b")]),
-        ("cb", {"presence": Presence.GONE}, []),  # it was taken over
-        # The next one by name is first, and the others follow.
+        ("cb", {"presence": Presence.GONE}, []),  # b was taken over already
+        # The next node by name takes over first. The other nodes wait longer.
         ("cabd", {}, [(98.0, "b")]),
         ("dabc", {}, [(100.0, "b")]),
         ("abcd", {}, [(102.0, "b")]),

@@ -263,7 +263,9 @@ def no_kernel_setting_is_written_but_of_a_network_of_its_own(it: Config, **_: An
 
 @rule
 def nothing_else_is_asked_of_the_runtime(it: Config, **_: Any) -> None:
-    """No hooks, no LSM label that a host may lack, no annotation that enables anything."""
+    """There are no hooks, no LSM label that a host may lack, and no annotation that enables
+    anything.
+    """
     names = "ociVersion hostname annotations root process mounts linux"
     assert set(it) == set(names.split())
     assert it["annotations"] == {"run.oci.seccomp_fail_unknown_syscall": "1"}
@@ -285,7 +287,7 @@ def what_is_not_listed_is_not_permitted(it: Config, **_: Any) -> None:
 
 @rule
 def one_architecture_only(it: Config, host: oci.Host, **_: Any) -> None:
-    """Neither i386 nor x32 beside x86_64: their system calls have other numbers."""
+    """On x86_64, i386 and x32 must not be allowed: their system calls have other numbers."""
     assert it["linux"]["seccomp"]["architectures"] == [oci.ARCHITECTURES[host.machine]]
 
 
@@ -302,7 +304,7 @@ def test_rule(check: Rule) -> None:
 
 @pytest.mark.parametrize("netns", ["", NETNS])
 def test_the_network_is_the_one_that_was_made_for_it(netns: str) -> None:
-    """Without such a network, a new one with only loopback."""
+    """A sandbox without such a network gets a new one that has only loopback."""
     spec = oci.SandboxSpec(limits=PROBE, netns=netns)
     host = oci.Host(machine="x86_64", root="/root")
     made = oci.config(host, spec, uid_base=UID_BASE + 65_536, cgroup=CGROUP, hostname="0123")

@@ -84,7 +84,9 @@ def test_a_reader_of_one_stream_passes_over_the_other() -> None:
 
 
 def test_a_reader_that_is_beyond_the_end_gets_nothing() -> None:
-    """A returned value that was too large was sent, but the record does not contain it."""
+    """A reader may have got a result that was too large, and that the record therefore does not
+    contain.
+    """
     cursor = Cursor({"stdout": 6_000_000, "stderr": 0})
     assert cursor.next((), {"stdout": 0, "stderr": 0}, 10, is_live=False) is None
 

@@ -20,7 +20,7 @@ LONG = b"x" * (PIECE_BYTES + 7)
 
 
 async def last(pieces: list[tuple[str, bytes]], count: int) -> bytes:
-    """What `tail=<count>` shows for a call that has written this output."""
+    """What a reader with `tail=<count>` gets for a call that has written this output."""
     log = OutputLog()
     for stream, data in pieces:
         log.append(stream, data)
@@ -51,7 +51,7 @@ async def test_of_two_streams_the_lines_are_counted_in_their_order() -> None:
 
 
 async def test_without_a_last_line_nothing_is_passed_over() -> None:
-    """If a line is incomplete, its next byte is still to come."""
+    """With `tail=0`, a reader of an incomplete line must get the bytes that follow."""
     log = OutputLog()
     log.append("stdout", b"half")
     reader = OutputReader(cast("Any", None), "function", "call")
@@ -64,7 +64,7 @@ async def test_without_a_last_line_nothing_is_passed_over() -> None:
 
 
 class Removing:
-    """A journal that loses the record after this many reads of its output."""
+    """A journal that loses the record after `reads` reads of its output."""
 
     def __init__(self, reads: int) -> None:
         self.left = reads

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "packaging" / "quiltfn.service"
 SAMPLE = ROOT / "packaging" / "quiltfn.toml"
 
-# According to the manual pages systemd.unit, .service, .exec, .kill and .resource-control.
+# The known options, according to the manual pages systemd.unit, .service, .exec, .kill and
+# .resource-control.
 KNOWN = {
     "Unit": {"Description", "After", "StartLimitIntervalSec"},
     "Service": {
@@ -43,7 +44,7 @@ HARMFUL = {
 
 
 def unit() -> dict[str, dict[str, list[str]]]:
-    """Section → option → its values, in the order of the file."""
+    """The unit file: the values of each option of each section, in the order of the file."""
     sections: dict[str, dict[str, list[str]]] = {}
     for line in UNIT.read_text().splitlines():
         if not line or line.startswith("#"):
@@ -157,7 +158,7 @@ def test_the_manual_page_is_one_that_man_reads_without_a_warning(tmp_path: Path)
     assert done.stderr == ""
     assert "quiltfn functions create NAME [OPTIONS]" in done.stdout
     assert "base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png" in done.stdout
-    wrong = tmp_path / "wrong.1"  # negative control
+    wrong = tmp_path / "wrong.1"  # negative control: an unknown macro must be found
     wrong.write_text(".TH QUILTFN 1\n.SH NAME\nquiltfn\n.nothing of the kind\n")
     assert "nothing" in read(wrong).stderr
 

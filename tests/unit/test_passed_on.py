@@ -13,12 +13,12 @@ from quiltfn.ports.streamed_body import BodyCut
 from timeouts import full_wait
 
 TIMEOUT_S = full_wait(0.3)
-# Many times in TIMEOUT_S.
+# TIMEOUT_S is many times as long.
 SHORT_S = full_wait(0.02)
 
 
 class Sender:
-    """Replaces a request: pieces, each after a wait."""
+    """Replaces a request whose body arrives in pieces, with a wait before each."""
 
     headers: dict[str, str] = {"transfer-encoding": "chunked"}  # noqa: RUF012
 
@@ -40,7 +40,7 @@ async def received(sender: Sender, reads_for_s: float = 0, limit: int = 1 << 30)
 
 
 async def test_a_sender_that_trickles_is_given_up_in_the_time_of_a_short_body() -> None:
-    """The call that has its body is told."""
+    """The call that reads the body learns why it ends."""
     began = asyncio.get_running_loop().time()
     body = PassedOnBody(cast("Any", Sender([b"x"] * 500, SHORT_S)), 1 << 20, TIMEOUT_S)
     with pytest.raises(BodyCut, match=r"only [0-9]+ bytes of the body arrived within"):
@@ -51,9 +51,9 @@ async def test_a_sender_that_trickles_is_given_up_in_the_time_of_a_short_body() 
 
 
 async def test_a_slow_sender_that_makes_progress_may_take_long() -> None:
-    pieces = [b"x" * (LEAST_PROGRESS // 4)] * 60  # several times the timeout
+    pieces = [b"x" * (LEAST_PROGRESS // 4)] * 60  # these take several times the timeout
     assert await received(Sender(pieces, SHORT_S)) == 15 * LEAST_PROGRESS
-    # What the reader takes is not the sender's.
+    # The time that the reader takes must not count as the sender's.
     assert await received(Sender([b"x"] * 30, 0), reads_for_s=2 * SHORT_S) == 30
 
 

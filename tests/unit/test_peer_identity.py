@@ -55,7 +55,7 @@ def test_a_header_that_is_refused_uses_nothing_up() -> None:
         replace(SIDE, fleet_id="0" * 32),
         replace(SIDE, asker="three"),
         replace(SIDE, asked="three"),
-        SIDE,  # on another connection
+        SIDE,  # the same request on another connection
     ],
 )
 def test_a_header_of_another_key_fleet_node_or_connection_is_refused(side: Side) -> None:
@@ -86,7 +86,7 @@ def test_a_header_that_was_changed_is_refused(forge: Callable[[str], str | None]
     value = signer.sign(*GET, CALL)
     with pytest.raises(BadIdentity):
         verifier.check(forge(value), *GET)
-    assert verifier.check(value, *GET) == CALL  # control
+    assert verifier.check(value, *GET) == CALL  # control: the unchanged header is valid
 
 
 def test_what_is_said_of_a_call_has_a_bound() -> None:

@@ -43,7 +43,7 @@ class Source:
 
 
 class Nodes:
-    """Other nodes by name. While it is open, a reader reads the events of all."""
+    """A node and its peers, by name. In its context, a reader reads the events of all nodes."""
 
     def __init__(self, *names: str) -> None:
         self.own, self.names = Source(), list(names)
@@ -109,7 +109,7 @@ async def test_what_every_node_sends_comes_once() -> None:
 
 async def test_a_reader_waits_until_other_nodes_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Nodes("b", "c")
-    nodes.unreachable.add("c")  # and the reader does not wait for it
+    nodes.unreachable.add("c")  # the reader does not wait for an unreachable node
     nodes.answers.clear()
     together = nodes.together()
     following = asyncio.ensure_future(together.start())
@@ -151,7 +151,7 @@ async def test_a_node_that_is_lost_is_a_gap_and_comes_again() -> None:
         nodes.unreachable.add("b")
         nodes.there["b"].says(LOST)
         assert await nodes.read(1) == [b"gap b\n\n"]
-        await asyncio.sleep(0.1)  # it is tried again, and the reader gets one gap
+        await asyncio.sleep(0.1)  # the node is asked again, but the reader gets one gap
         nodes.unreachable.clear()
         nodes.there["b"].says(b"b2\n\n")
         assert await nodes.read(1) == [b"b2\n\n"]
@@ -167,7 +167,7 @@ async def test_a_mistake_of_ours_is_a_gap_and_the_node_is_asked_again() -> None:
 
 
 async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
-    """Nothing could tell where the stream continues."""
+    """The rest of the event is lost, so a reader could not tell where the next one begins."""
     async with Nodes("b") as nodes:
         nodes.there["b"].says(b"data: be")
         await nodes.read(1)
@@ -177,12 +177,12 @@ async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
 
 
 async def test_a_stream_ends_where_an_event_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events of other nodes must not be sent in the middle of it."""
+    """Events of other nodes must not be sent in the middle of an unfinished one."""
     monkeypatch.setattr(peer_streams, "EVENT_MAX_S", 0.1)
     async with Nodes("b") as nodes:
         nodes.there["b"].says(b"data: be")
         await nodes.read(1)
-        for _ in range(5):  # as if it continued a little at a time
+        for _ in range(5):  # the event continues a little at a time, but does not end
             await asyncio.sleep(0.03)
             nodes.there["b"].says(b"x")
             nodes.own.says(b"data: own\n\n")

@@ -95,7 +95,7 @@ def waits_at(node: str) -> Destination:
 
 
 def begins_at(node: str) -> Destination:
-    """The call waits there even if the node may have no instance yet."""
+    """The call is sent to this node, and waits there even if the node may have no instance yet."""
     return Destination(node, may_wait=True, in_any_case=True)
 
 
@@ -104,14 +104,12 @@ def image_at(*nodes: str, is_here: bool = False) -> ImagePlaces:
 
 
 def starter(image: ImagePlaces | None = None, **others: Any) -> Node:
-    """A node without slots, which gets one if it asks."""
+    """A node without slots, which gets one if it asks for it."""
     return Node(NO_SLOTS, may_start=True, image=image, **others)
 
 
 class Case(NamedTuple):
-    """A call to be placed by a node. `asked`: how often the node asked the fleet for an
-    instance.
-    """
+    """A call that a node places. `asked`: how often the node asked the fleet for an instance."""
 
     name: str
     node: Node
@@ -149,7 +147,7 @@ CASES = [
     Case("drained", Node(READY, may_start=True, runs=False, b=READY), begins_at("b")),
     Case("drained; others are busy", Node(READY, runs=False, b=BUSY), begins_at("b")),
     Case("drained; no pool there", Node(READY, runs=False, b=None), begins_at("b")),
-    # A node that refused may accept it now: there is no other node.
+    # A node that refused the call before may accept it now: there is no other node.
     Case("drained; tried", Node(READY, runs=False, b=None), begins_at("b"), ("b",)),
     Case(
         "drained; one of many has the image",
@@ -189,7 +187,9 @@ async def test_a_call_that_is_placed_for_the_last_time_waits_where_an_instance_i
 
 @promise("N93")
 async def test_it_waits_at_a_node_that_has_the_places_though_that_has_not_said_so_yet() -> None:
-    """For example, right after a function was resumed there."""
+    """The node may not have reported its slots yet, for example right after a function was resumed
+    there.
+    """
     node = Node(NO_SLOTS, b=BUSY)
     node.table.reported("b")
     node.held_by = ["b"]
@@ -218,7 +218,7 @@ async def test_a_node_that_is_drained_while_it_asks_for_an_instance_sends_the_ca
 
 
 async def test_a_node_that_refused_gets_no_call_before_its_next_report() -> None:
-    """Even if it has the image; likewise a node that could not be reached."""
+    """A node that refused a call, or was not reached, gets no call even if it has the image."""
     node = starter(image_at("b"), b=load(busy=1))
     node.placement.update("b", F, None)
     assert await node.place() is HERE

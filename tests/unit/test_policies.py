@@ -40,7 +40,7 @@ def test_what_is_stored_is_there_after_a_start_and_the_rest_is_the_default() -> 
     asyncio.run(policies.restore())
     assert (policies.policy_of("a"), policies.policy_of("b")) == (TWICE, AsyncPolicy())
     assert (policies.record_policy_of("a"), policies.record_policy_of("b")) == (RecordPolicy(), ALL)
-    for name in ("a", "b"):  # deleted functions have none
+    for name in ("a", "b"):  # a deleted function has no policy
         policies._put(name, None)
         assert policies.policy_of(name) == AsyncPolicy()
         assert policies.record_policy_of(name) == RecordPolicy()

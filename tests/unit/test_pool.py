@@ -53,7 +53,7 @@ def test_at_the_maximum_a_call_waits_and_is_handed_what_is_given_back() -> None:
     sim.acquire()
     second, third = sim.acquire(), sim.acquire()
     sim.release(1)
-    assert not {second, third} & sim.answers.keys()  # not before it is clean
+    assert not {second, third} & sim.answers.keys()  # no call gets the instance before it is clean
     sim.cleaned(1)
     assert sim.answers[second] == Assign(1, second, cold=False)
     assert sim.waiting.keys() == {third}
@@ -127,7 +127,7 @@ def test_a_sick_instance_is_destroyed_and_counts_until_it_is_gone() -> None:
     sim.acquire()
     second = sim.acquire()
     sim.release_sick(1)
-    assert sim.states() == {1: TERMINATING}  # no room for another before it is gone
+    assert sim.states() == {1: TERMINATING}  # another instance has no room before this one is gone
     assert sim.live("gone 1").states() == {2: WARMING}
     sim.started(2)
     assert sim.answers[second] == Assign(2, second, cold=True)
@@ -138,7 +138,7 @@ def test_a_call_waits_five_milliseconds_for_a_recycling_instance_and_then_has_on
     caller = sim.acquire()
     assert sim.live("pass_time 0.004").states() == {1: RECYCLING}
     assert sim.live("pass_time 0.001").states() == {1: RECYCLING, 2: WARMING}
-    sim.cleaned(1)  # the first one to be clean is handed over
+    sim.cleaned(1)  # the first instance to be clean is handed over
     assert sim.answers[caller] == Assign(1, caller, cold=False)
 
 
@@ -160,7 +160,7 @@ def test_the_wake_up_for_the_patience_is_never_asked_for_in_the_past() -> None:
 def test_an_instance_that_does_not_get_clean_is_given_up() -> None:
     sim = a_pool(ready=1, recycle_s=5.0).live("acquire, release 1, pass_time 5")
     assert sim.states() == {1: TERMINATING}
-    assert sim.live("cleaned 1").states() == {1: TERMINATING}  # too late
+    assert sim.live("cleaned 1").states() == {1: TERMINATING}  # the instance is clean too late
 
 
 # An instance cannot be started ---------------------------------------------------------------

@@ -32,7 +32,7 @@ def test_the_old_version_serves_until_the_new_one_is_promoted() -> None:
     sim = a_pool(ready=2)
     running = sim.acquire()
     sim.prepare("b")
-    assert sim.held(sim.acquire()) in (1, 2)  # the old ones continue to serve
+    assert sim.held(sim.acquire()) in (1, 2)  # the old instances continue to serve
     sim.started(3)
     assert sim.ready_digests == ["b"]
     sim.promote("b")
@@ -62,7 +62,7 @@ def test_with_a_maximum_of_one_a_promotion_costs_one_cold_start_and_fails_no_cal
     sim = a_pool(ready=1, max_instances=1).live("acquire, prepare b")
     waiting = sim.acquire()
     sim.release(1)
-    assert sim.states() == {1: TERMINATING}  # it ends although a call waits for it
+    assert sim.states() == {1: TERMINATING}  # the instance ends although a call waits for it
     assert sim.live("gone 1, started 2").ready_digests == ["b"]
     assert waiting not in sim.answers
     sim.promote("b")
@@ -85,12 +85,14 @@ def test_a_version_is_prepared_with_fewer_where_busy_instances_take_its_room() -
 def test_to_abandon_a_prepared_version_ends_its_instances_and_the_queue_is_served() -> None:
     sim = a_pool(ready=1, max_instances=1).live("prepare b, gone 1")
     waiting = sim.acquire()
-    sim.live("abandon, started 2, gone 2, started 3")  # 2 was stopped while it was being started
+    # Instance 2 was stopped while it was being started.
+    sim.live("abandon, started 2, gone 2, started 3")
     assert sim.answers[waiting] == Assign(3, waiting, cold=True)
 
 
 def test_a_promotion_abandons_another_prepared_version() -> None:
-    # Its place is needed by the current version: with a maximum of one, by all of its calls.
+    # The current version needs the place of the prepared one. With a maximum of one, no call could
+    # be served otherwise.
     sim = a_pool(max_instances=1).live("prepare b, started 1, promote a")
     assert sim.states() == {1: TERMINATING}
 

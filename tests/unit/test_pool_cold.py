@@ -37,17 +37,17 @@ def reason(sim: PoolSimulation) -> ColdStartReason:
         # After the grace period, a rollback to the previous version counts as an update.
         ({"ready": 1}, "promote b, acquire, started 2, pass_time 60, promote a", UPDATED),
         ({"ready": 1, "idle_s": 300.0}, "pass_time 300", EVICTED),
-        # A failed update needed the place.
+        # The instance ended since a failed update needed its place.
         ({"ready": 1, "max_instances": 1}, "prepare b, gone 1, failed 2", EVICTED),
-        # A bad end: while idle, by itself, during its call, or while it is cleaned.
+        # An instance ends badly: while idle, by itself, during its call, or while it is cleaned.
         ({"ready": 1}, "lost 1", REPLACED),
         ({"ready": 1}, "acquire, release_sick 1", REPLACED),
         ({"ready": 1}, "acquire, lost 1, release 1", REPLACED),
         ({"ready": 1, "recycle_s": 5.0}, "acquire, release 1, pass_time 5", REPLACED),
         # Only the end of the last instance counts.
         ({"ready": 2, "idle_s": 300.0}, "lost 1, pass_time 300", EVICTED),
-        # A bad end is not the reason if others are ready: they would have served the call if they
-        # had been free.
+        # A bad end is not the reason if other instances are ready: they would have served the call
+        # if they had been free.
         ({"ready": 2}, "lost 1, acquire", SCALED_OUT),
     ],
 )

@@ -12,7 +12,7 @@ LIMITS = PoolLimits(idle_s=300.0, grace_s=0.0)
 
 
 class Beat:
-    """A call every ten minutes, and an instance only around that time."""
+    """Expects a call every ten minutes, and keeps an instance only around that time."""
 
     def __init__(self) -> None:
         self.last: float | None = None
@@ -40,7 +40,7 @@ def a_world(memory: Memory | None = None, **limits: float) -> PoolSimulation:
 
 
 def call(sim: PoolSimulation) -> bool:
-    """One call from beginning to end; returns whether it was cold."""
+    """One call from beginning to end. Returns whether the call was cold."""
     waiter = sim.acquire()
     for number in list(sim.starting):
         sim.started(number)
@@ -59,7 +59,7 @@ def states(sim: PoolSimulation) -> list[str]:
 
 
 def after_a_call(memory: Memory | None = None) -> PoolSimulation:
-    """A call has ended, and its instance has left early."""
+    """A pool whose call has ended, and whose instance has left early."""
     sim = a_world(memory)
     assert call(sim)
     sim.pass_time(11)
@@ -122,7 +122,7 @@ def test_min_instances_stay_whatever_was_learnt() -> None:
 def test_nothing_is_made_ahead_while_memory_is_short() -> None:
     memory = Memory(budget_mib=300.0)
     sim = after_a_call(memory)
-    memory.count(300.0)  # other instances use it
+    memory.count(300.0)  # other instances use all memory
     sim.pass_time(10 * MINUTE_S)
     assert states(sim) == []
     assert sim.short == [], "nobody is to leave for it"

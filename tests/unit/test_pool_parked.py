@@ -44,15 +44,16 @@ def test_the_first_call_after_a_rollback_is_warm() -> None:
     sim.promote("a")
     caller = sim.acquire()
     assert sim.answers[caller] == Assign(1, caller, cold=False)
-    assert sim.states()[2] == PARKED  # and a return to "b" is possible too
+    assert sim.states()[2] == PARKED  # a return to "b" is possible, too
 
 
 @pytest.mark.parametrize(
     ("limits", "story", "states"),
     [
-        ({}, "pass_time 60", {1: TERMINATING, 2: READY}),  # the grace period is over
+        # The grace period is over, so the kept instance ends.
+        ({}, "pass_time 60", {1: TERMINATING, 2: READY}),
         ({}, "close", {1: TERMINATING, 2: TERMINATING}),
-        # At the maximum it ends for a call, and for a prepared version.
+        # At the maximum, the kept instance ends for a call, and for a prepared version.
         ({"max_instances": 2}, "acquire", {1: PARKED, 2: BUSY}),
         ({"max_instances": 2}, "acquire, acquire", {1: TERMINATING, 2: BUSY}),
         ({"max_instances": 2}, "prepare c", {1: TERMINATING, 2: READY}),
@@ -125,7 +126,7 @@ def test_the_next_call_gets_it_at_once_and_cold_since_it_was_evicted() -> None:
     assert sim.answers[caller] == Assign(1, caller, cold=True)
     assert sim.pool.instances[1].reason is ColdStartReason.EVICTED
     caller = sim.live("release 1, cleaned 1").acquire()
-    assert sim.answers[caller] == Assign(1, caller, cold=False)  # the call after that is warm
+    assert sim.answers[caller] == Assign(1, caller, cold=False)  # the next call is warm
 
 
 def test_only_the_last_one_is_parked() -> None:
@@ -182,9 +183,9 @@ def after_a_restart(
         ({}, "park", {1: WARMING}),
         ({}, "park, started 1", {1: PARKED}),
         ({}, "close, park", {}),
-        ({"version": "a"}, "park", {}),  # not worth parking
+        ({"version": "a"}, "park", {}),  # version "a" is not worth parking
         ({"park_s": 0}, "park", {}),
-        ({"memory_mib": 511}, "park", {}),  # one instance may use half of the memory
+        ({"memory_mib": 511}, "park", {}),  # an instance may use at most half of the memory
         ({"memory_mib": 512}, "park", {1: WARMING}),
         # Ann's call needs too much memory, so the kernel kills it and its instance. Ben's call, a
         # minute later, must not wait for the imports.
@@ -202,14 +203,15 @@ def test_restarts_park_one(given: dict[str, Any], story: str, states: dict[int, 
     [
         (1024, "", True, True),
         (1024, "park", False, False),
-        (1024, "acquire", False, False),  # one serves
-        (511, "park", True, True),  # it is started once there is room
+        (1024, "acquire", False, False),  # an instance already serves
+        (511, "park", True, True),  # the instance is started only once there is room
         (1024, f"{AHEAD}, acquire, release_sick 1, gone 1", True, True),
-        # What was evicted, failed to start or was ended by its module is not repeated for a while.
+        # For a while, no instance is started to be parked if the last one was evicted, failed to
+        # start or was ended by its module.
         (1024, f"{AHEAD}, evict 1, gone 1", False, True),
         (1024, "park, failed 1", False, True),
         (1024, f"{AHEAD}, lost 1, gone 1", False, True),
-        (1024, "park, failed 1, promote a, promote c", True, True),  # a new version may be
+        (1024, "park, failed 1, promote a, promote c", True, True),  # a new version may be started
     ],
 )
 def test_when_one_is_to_be_parked(

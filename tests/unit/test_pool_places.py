@@ -55,7 +55,7 @@ class Versions(NodeSimulation):
         self.event(self.of[version], lambda w: w.release(number))
 
     def settle(self) -> None:
-        """Complete everything except calls."""
+        """Complete everything in progress except calls."""
         while busy := [w for w in self.members if w.starting or w.cleaning or w.leaving]:
             self.event(busy[0], lambda w: w.finish(release=False))
 
@@ -126,7 +126,7 @@ def test_a_version_without_an_instance_gets_the_next_place_though_others_wait_lo
 
 
 class NobodyYields(Places):
-    """A mistake: a version keeps its place as long as it has calls."""
+    """Has a mistake: a version keeps its place as long as it has calls."""
 
     def due(self, _who: Hashable, _since: float | None) -> int:
         return 0
@@ -177,7 +177,7 @@ def test_the_minimum_is_made_again_in_the_place_of_an_idle_instance() -> None:
     at.call(OLD)
     at.finish()
     assert (at.live(CURRENT), at.live(OLD)) == (0, 1)
-    for _ in range(2):  # the old one ends, and then there is a place
+    for _ in range(2):  # the old version's instance ends, and then there is a place
         at.pass_time(1.0)
         at.settle()
     assert (at.live(CURRENT), at.live(OLD)) == (1, 0)

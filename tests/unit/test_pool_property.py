@@ -88,8 +88,8 @@ COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3
 
 
 def stories_of(names: list[str]) -> st.SearchStrategy[list[tuple[str, int]]]:
-    """17 events on average. Name and number are drawn together: drawing a story takes as long as
-    running it.
+    """A story has 17 events on average. Name and number are drawn together: drawing a story takes
+    as long as running it.
     """
     events = [(name, number) for name in names for number in range(64)]
     return st.lists(st.sampled_from(events), min_size=9, max_size=70)
@@ -120,7 +120,7 @@ def a_version_is_prepared_though_the_queue_never_ends(sim: PoolSimulation) -> No
     digest = sim.pool.prepared
     if digest is None:
         return
-    for _ in range(40):  # a full pool: for each call that ends another one comes
+    for _ in range(40):  # the pool is full: when a call ends, another one arrives
         if sim.pool.current is not None and len(sim.waiting) < QUEUE_MAX:
             sim.acquire()
         for numbers, complete in (
@@ -179,13 +179,14 @@ def the_minimum_is_restored_and_the_rest_leaves(sim: PoolSimulation) -> None:
 @promise("C12", "P1", "P6")
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES, size=st.integers(0, 63))
-# More than the minimum are started, so that the one that was started to be parked is parked.
+# More instances than the minimum are started, so that the one that was started to be parked is
+# parked.
 @example(story=[("park", 0), *[("acquire", 0)] * 4, *[("cancel while waiting", 0)] * 4], size=26)
 def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int) -> None:
     live_through(story, size)
 
 
-# Negative controls: the suite above must find each of these mistakes.
+# Negative controls: each of these classes has a mistake, which the suite above must find.
 
 
 class ForgetsTheMaximum(Pool):
@@ -375,8 +376,8 @@ def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None
         stories()
 
 
-# Mistakes that need more events in a row than random stories soon contain, so the story is given.
-# The size is max_instances and the version.
+# These mistakes need more events in a row than random stories soon contain, so each has a given
+# story. The size stands for max_instances and the version.
 ONE, TWO, FOUR, FOUR_OF_C = 0, 1, 3, 23
 IDLE = [("acquire", 0), ("started", 0), ("all quiet", 0)]
 UPDATED = [*IDLE, ("promote at once", 1)]

@@ -44,7 +44,7 @@ class Shared:
         self.starting: list[int] = []
         self.leaving: list[int] = []
         self.cleaning: list[int] = []
-        self.running: dict[int, int] = {}  # by call: the instance
+        self.running: dict[int, int] = {}  # the instance of each call
         self.waiting: list[int] = []
         self.cold: dict[int, bool] = {}
         self.sick: set[int] = set()
@@ -134,7 +134,7 @@ class Shared:
         self.is_failing = False
 
     def lost(self, number: int) -> None:
-        """Its sandbox dies. The instance's calls end after that."""
+        """The sandbox of an instance dies. The calls of the instance end after that."""
         self.sick.add(number)
         self.perform(self.pool.lost(number, self.now))
 
@@ -188,7 +188,7 @@ def test_calls_share_an_instance_until_it_is_full() -> None:
     sim = Shared()
     for _ in range(EACH + 1):
         sim.acquire()
-    assert sim.starting == [1, 2]  # one for as many calls as share it
+    assert sim.starting == [1, 2]  # one instance for EACH calls
     sim.settle()
     assert sorted(sim.running.values()) == [1] * EACH + [2]
     assert sim.pool.counts().busy == 2
@@ -241,7 +241,7 @@ def test_a_new_version_gets_a_place_though_calls_never_cease() -> None:
     sim.settle()
     sim.prepare("b")
     later = sim.acquire()
-    assert later in sim.waiting  # it would keep the instance from ending
+    assert later in sim.waiting  # on the old instance, this call would keep it from ending
     for call in calls:
         sim.release(call)
     sim.settle()
@@ -322,9 +322,9 @@ def live_through(
         sim.pass_time(0.01)
     sim.settle()
     assert not set(callers) & set(sim.waiting), f"of {room} some wait"
-    if sim.pool.prepared is not None:  # calls can't use its places until it is promoted
+    if sim.pool.prepared is not None:  # before that, calls can't use the places of this version
         sim.promote(sim.pool.prepared)
-    # And all of them once calls end.
+    # The other calls are served once running ones end.
     for _ in range(200):
         if not sim.waiting:
             break

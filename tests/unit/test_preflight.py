@@ -111,7 +111,7 @@ def test_v2_counts_sockets_where_it_was_not_told_to_leave_them_out(
 # gVisor --------------------------------------------------------------------------------------
 
 SENTRY = Seen(
-    # In a user namespace of its own it keeps some capabilities, which have no effect on the host.
+    # The sentry keeps some capabilities in its own user namespace. They have no effect on the host.
     status=GOOD.status | {"CapBnd": "00000000002801ff"},
     namespaces={"mnt", "net", "ipc", "uts", "user"},
     limits={

@@ -103,10 +103,10 @@ def test_a_whole_file(place: Path) -> None:
     assert named == ("nightly", "hello", "Europe/Paris")
     assert (plain.new.runtime, plain.runtime, plain.url) == ("shell", None, None)
     assert plain.new.cleanup_on_exit
-    assert found.functions["web"].new.cleanup_on_exit is False  # of a server
+    assert found.functions["web"].new.cleanup_on_exit is False  # the default of a server differs
 
 
-# By the table in which the error is.
+# Invalid files, by the table that has the error.
 WRONG: dict[str, list[tuple[str, str]]] = {
     "": [
         ("memory = 512", "memory is not a field of this table; is it memory_limit_mb?"),

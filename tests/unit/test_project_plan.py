@@ -1,4 +1,6 @@
-"""Plans: from any state of the server, one plan leads to the project's, and the next is empty."""
+"""Plans: from any state of the server, one plan leads to the project's state, and the next is
+empty.
+"""
 
 from typing import Any
 
@@ -119,7 +121,7 @@ def wanted_projects(draw: st.DrawFn) -> DesiredState:
 
 @st.composite
 def servers(draw: st.DrawFn) -> CurrentState:
-    """A server with functions of the project, some incomplete, and with other functions."""
+    """A server with functions of the project, some of them incomplete, and with other functions."""
     names = draw(st.sets(st.sampled_from(NAMES)))
     found: dict[str, CurrentFunction] = {}
     for name in sorted(names):
@@ -177,7 +179,7 @@ def test_a_plan_done_leaves_nothing_to_do(wanted: DesiredState, found: CurrentSt
 
 @given(wanted_projects(), servers(), st.integers(0, 40))
 def test_an_interrupted_plan_goes_on(wanted: DesiredState, found: CurrentState, done: int) -> None:
-    """As after `kill -9` between two steps."""
+    """After a plan was interrupted, as by `kill -9`, the next plan must complete it."""
     server = Simulation(wanted, found)
     server.perform(plan_for(wanted, found).steps[:done])
     server.perform(plan_for(wanted, server.found).steps)
@@ -317,8 +319,8 @@ ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 attempts failed"}
     ("alias", "new", "canary", "rolled_back", "noted"),
     [
         (ROLLED_BACK, OLD, None, "version 2 gets no invocations: they run on version 1", None),
-        (ROLLED_BACK, NEW, None, None, None),  # the update moves it
-        (ROLLED_BACK, OLD, 0.1, None, None),  # it is tried again
+        (ROLLED_BACK, NEW, None, None, None),  # the update moves the alias
+        (ROLLED_BACK, OLD, 0.1, None, None),  # the canary is tried again
         ({"version": 2, "rolled_back": "version 3: slow"}, OLD, None, None, None),
         ({"version": 1}, OLD, None, None, "to send all to version 2: quiltfn aliases set a live 2"),
         (ROLLED_BACK | {"also": 2}, OLD, None, None, "and version 2 for 50%"),
@@ -362,7 +364,7 @@ def test_nothing_is_deleted_before_everything_else_is_there() -> None:
     found = had(NewFunction(name="old", handler="x"))
     steps = plan_for(wanted(NEW), found).steps
     assert [one.verb for one in steps] == [Verb.CREATE, Verb.DEPLOY, Verb.DELETE]
-    # Aliases are left alone without a canary.
+    # Without a canary, a plan leaves aliases alone.
     steps = plan_for(wanted(NEW), had(OLD)).steps
     assert all(one.noun is not Noun.ALIAS for one in steps)
 
@@ -410,7 +412,7 @@ def test_who_splits_calls_learns_how_a_new_version_gets(capsys: pytest.CaptureFi
         (NEW, 4, False, ["default", "also"]),
         (NEW, 2, True, ["also"]),
         (OLD, 4, False, ["default"]),
-        (OLD, 2, False, ["also"]),  # as created by a release that split only calls by the alias
+        (OLD, 2, False, ["also"]),  # a release that split only calls by the alias creates this
         (OLD, 4, True, []),
     ],
 )

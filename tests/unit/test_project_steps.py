@@ -36,8 +36,8 @@ CHANGED = {"error": "it was changed", "error_code": "PRECONDITION_FAILED", "hint
 
 
 class Server:
-    """A server with functions of the project. `updates`: the outcomes of the next updates: None:
-    success; an exception; a response; or the status, and the function's state then.
+    """A server with functions of the project. `updates`: the outcome of each of the next updates:
+    None (success), an exception, a response, or a status and the function's state after it.
     """
 
     def __init__(self) -> None:
@@ -147,8 +147,8 @@ def test_who_never_gets_a_turn_gives_up(server: Server, place: Path, capsys: Cap
 def test_what_is_refused_for_a_moment_alone_is_tried_again(
     server: Server, place: Path, capsys: Captured, wait_s: int, code: int
 ) -> None:
-    """For example, if the tenant uploads something else at the same time, but not if its quota is
-    reached.
+    """A step is repeated if the server refuses it for a moment, for example since the tenant
+    uploads something else, but not if the tenant's quota is reached.
     """
     busy = {"error": "others are at it", "error_code": "RATE_LIMITED", "hint": None}
     server.updates = iter([httpx.Response(429, json=busy | {"retry_after": wait_s})])
@@ -163,7 +163,7 @@ def test_failed_functions_keep_what_would_go(server: Server, place: Path, capsys
     server.updates = iter([(200, {"error_message": why})])
     assert run(["deploy", str(place), "--yes"]) == 1
     assert "old" in server.functions
-    # A program's output does not look like a line of ours.
+    # The output of a program must not look like a line of the command.
     assert "hello: version 4 cannot serve: it said\n  | error: no" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ TURNS = 100
 
 
 async def looks(servers: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often all of them together look while each has this many turns."""
+    """How often all servers together look for old data while each has this many turns."""
     monkeypatch.setattr(retention, "RECORDS_EVERY_S", 0.0)
     monkeypatch.setattr(retention, "random", random.Random(5))
     found = turns = 0
@@ -43,5 +43,5 @@ async def looks(servers: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
 async def test_twenty_servers_look_about_as_often_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     single = await looks(1, monkeypatch)
-    assert single == TURNS  # at each turn of its own
+    assert single == TURNS  # a single server looks at each turn
     assert single / 3 < await looks(20, monkeypatch) < 3 * single

@@ -65,7 +65,7 @@ class Box:
             assert (self.path / "outside" / "secret").read_text() == "untouched"
 
     async def refused(self, data: bytes, contents: Contents = Contents.ROOTFS) -> str:
-        """The reason for the refusal. Checks that nothing is left or changed anywhere."""
+        """Return the reason for the refusal. Check that the archive has changed nothing."""
         before = everything_below(self.path)
         with pytest.raises(Unprocessable, match=r"^the image is refused: ") as error:
             await self.take(data, contents)
@@ -138,7 +138,7 @@ def docker(*layers: bytes, **more: Any) -> bytes:
 
 
 def below(root: Path) -> dict[str, str]:
-    """Every path of a tree, and what it is."""
+    """The kind of each path in a tree."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
@@ -641,7 +641,7 @@ CHANGES = st.lists(
 
 
 def modelled(layers: Sequence[Sequence[tuple[str, list[str]]]]) -> dict[str, str]:
-    """The result in the words of the specification: a layer's removals apply before its
+    """The merged tree by the rules of the specification: a layer's removals apply before its
     additions.
     """
     tree: dict[str, str] = {}
@@ -685,6 +685,6 @@ def test_layers_come_to_what_a_simple_model_says(layers: list[list[tuple[str, li
                 kind = Kind.DIRECTORY if action == "directory" else Kind.FILE
                 merged.add(Member(path, kind, 0o644, "", 0))
     except Unprocessable:
-        return  # a path occurs twice
+        return  # a layer contains a path twice
     kinds = {File: "file", Directory: "/", Link: "link"}
     assert {path: kinds[type(node)] for path, node in merged.entries()} == modelled(layers)

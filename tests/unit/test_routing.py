@@ -86,9 +86,9 @@ steps = st.lists(
 
 @given(steps)
 def test_what_is_chosen_is_what_was_reported(taken: list[tuple[str, str, list[PoolLoad]]]) -> None:
-    """Compared with the simplest model: a dictionary of reports by node."""
+    """The table must agree with the simplest model: a dictionary of reports by node."""
     made, known = RoutingTable(Random(1)), dict[str, dict[str, PoolLoad]]()
-    ever = dict[str, set[str]]()  # the functions of the last reports
+    ever = dict[str, set[str]]()  # by node: the functions of its last report
     for step, node, reported in taken:
         if step == "report":
             made.reported(node, reported)

@@ -58,7 +58,7 @@ from quiltfn.wire.constraints import Documented
 from quiltfn.wire.runtimes import FileLimitMb, OpenFilesLimit, ProcessLimit, TmpLimitMb
 
 DIGEST, BASE = "ab" * 32, "cd" * 32
-BEFORE = "bb7e2bc2f3d8a0701675e0058db8bf44"  # of a version, before there were packages
+BEFORE = "bb7e2bc2f3d8a0701675e0058db8bf44"  # a version's digest in releases that had no packages
 T, U = "acme", "umbrella"
 
 
@@ -80,7 +80,7 @@ NO_NAMES = ["", "A", "-a", "a-", ".a", "a.", "a b", "a/b", "ä", "a\n", "x" * 65
 NO_IMAGES = ["", DIGEST[1:], DIGEST.upper(), "../" + DIGEST[3:], DIGEST + "0"]
 NO_COMMANDS = [(), ("run",), ("",), ("/app/run", "a\0b"), ("/app/" + "x" * COMMAND_MAX_BYTES,)]
 NO_PATHS = ["data", "/", "/data/", "/data/../etc", "//data", "/data ", "/a/b/c/d/e"]
-# The error begins with the first field.
+# The error for each of these begins with the first field.
 REFUSED: list[dict[str, Any]] = [
     *({"name": name} for name in NO_NAMES),
     *({"image": image} for image in NO_IMAGES),
@@ -124,7 +124,7 @@ def test_the_files_are_named_by_both_images_or_by_the_hosts_packages() -> None:
 
 
 def test_a_version_without_packages_has_the_digest_that_it_had_before_there_were_any() -> None:
-    # From the previous release: versions are stored with their digests.
+    # This digest is from the previous release: versions are stored with their digests.
     runtime = Runtime(id="r", name="etl", kind=Kind.PYTHON, image=DIGEST, host="h", created_at=5)
     spec = VersionSpec(handler="app:main", runtime="etl", runtime_snapshot=runtime)
     assert spec.digest() == BEFORE
@@ -295,12 +295,12 @@ class MemoryTenantImages(SqlTenantImages):
 
 
 class SomeImages(ImageDirectory):
-    """`ImageDirectory` that has the images it is told to have."""
+    """An `ImageDirectory` that has the images with these digests."""
 
     def __init__(self, *digests: str) -> None:
         self.digests = set(digests)
         self.held: list[str] = []
-        # The interpreters' paths. Python is not in the usual place.
+        # The paths of the interpreters. Python is not in the usual place.
         self.programs = {"sh": "/bin", "python3": "/opt/bin"}
 
     async def take(
@@ -365,7 +365,7 @@ class SomeImages(ImageDirectory):
         return before - len(self.digests)
 
 
-COUNTED = MIB + 2 * 4096  # what an upload counts: its file, and its entries
+COUNTED = MIB + 2 * 4096  # what one upload counts: its file, and its entries
 SPEC = VersionSpec(handler="app:main", runtime="etl")
 OWN = HostImage(built_in=built_in({"python": "/usr/bin/python3.13"}, "p1"), packages="p1")
 
@@ -376,7 +376,9 @@ async def tenant_images_of(
     clock: ManualClock | None = None,
     size_bytes: int = MIB,
 ) -> TenantImages:
-    """`owned`: tenants, each with the digest of an image that it has; each may have three."""
+    """`owned`: tenants, each with the digest of an image that it has. Each tenant may have three
+    images.
+    """
     store = MemoryTenantImages(*(TenantImage(*image, size_bytes) for image in owned))
     tenant_images = TenantImages(store, images, clock or ManualClock(), lambda _: 3 * COUNTED)
     await tenant_images.restore()
@@ -424,7 +426,7 @@ async def test_a_version_has_what_its_name_was(runtimes: Runtimes, images: SomeI
     assert (is_new, older.id == newer.id, older.created_at) == (True, False, 1_760_000_000)
     assert runtimes.with_snapshot(T, SPEC).runtime_snapshot == second.runtime
     assert older.host == "p1"
-    assert images.held.count(DIGEST) == 2  # it is not collected before the version is stored
+    assert images.held.count(DIGEST) == 2  # the image must be kept until the version is stored
 
 
 async def test_the_same_runtime_again_is_the_revision_that_is_there(runtimes: Runtimes) -> None:
@@ -589,7 +591,8 @@ async def test_runtimes_are_bounded(store: MemoryRuntimes, tenant_images: Tenant
     await runtimes.add(T, a_runtime())
     with pytest.raises(RateLimited, match="has 1 runtimes, its limit"):
         await runtimes.add(T, a_runtime(name="b"))
-    await runtimes.add(T, a_runtime(environment={"A": "1"}))  # the name was counted already
+    # The runtime's name was counted already.
+    await runtimes.add(T, a_runtime(environment={"A": "1"}))
     await runtimes.add(U, a_runtime(name="b"))
 
 
@@ -624,7 +627,8 @@ async def test_all_images_together_are_bounded_for_everybody(images: SomeImages)
         with pytest.raises(CapacityFull, match="no room for another image"):
             await take(tenant_images, tenant_id, "2")
     with pytest.raises(CapacityFull):
-        await take(tenant_images, U, DIGEST)  # else U would learn that another has it
+        # Otherwise, U would learn that another tenant has this image.
+        await take(tenant_images, U, DIGEST)
     assert tenant_images.bytes_in_all() == 2 * COUNTED
     assert not (await take(tenant_images, U, "1")).is_new
 
@@ -682,7 +686,7 @@ async def test_an_image_elsewhere_is_fetched(monkeypatch: pytest.MonkeyPatch) ->
     images = SomeImages()
     tenant_images = await tenant_images_of(images, (T, DIGEST))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
-    # A server without a fleet has no node to fetch it from.
+    # A server without a fleet has no node to fetch the image from.
     with pytest.raises(Unprocessable, match="a stored image"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     assert (
@@ -766,7 +770,7 @@ async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: So
         await take(tenant_images, T, "2")
     assert not tenant_images.hold(T, "2")
     assert (await take(tenant_images, T, "1")).is_new is False
-    await take(tenant_images, U, "2")  # another tenant's
+    await take(tenant_images, U, "2")  # another tenant has a quota of its own
 
 
 async def test_images_are_given_back_by_each_and_removed_with_the_last(images: SomeImages) -> None:

@@ -51,7 +51,7 @@ PARIS, NEW_YORK = "Europe/Paris", "America/New_York"
         # A time that occurs twice is due the first time.
         ("30 2 * * *", PARIS, "2026-10-25", "25T02:30+02 26T02:30+01"),
         ("30 1 * * *", NEW_YORK, "2026-11-01", "01T01:30-04 02T01:30-05"),
-        # Schedules of every few minutes go by elapsed time.
+        # Schedules with an interval of a few minutes go by elapsed time.
         ("*/30 * * * *", PARIS, "2026-10-25T02:00", "25T02:30+02 25T02:00+01 25T02:30+01"),
     ],
 )
@@ -61,7 +61,9 @@ def test_ticks_about_a_change_of_the_clock(cron: str, zone: str, start: str, tic
 
 
 def test_within_the_hour_that_comes_twice_no_tick_lies_before_the_time_asked_of() -> None:
-    """A start in the second half: cronsim goes by the local time, which occurred before."""
+    """The start is in the second occurrence of the hour. cronsim goes by the local time, by which
+    it would also be in the first.
+    """
     paris = ZoneInfo("Europe/Paris")
     second = datetime(2026, 10, 25, 2, 10, tzinfo=paris, fold=1)
     schedule = a_schedule(cron="30 2 * * *", timezone="Europe/Paris")
@@ -93,7 +95,7 @@ def test_an_interval_is_counted_from_when_the_schedule_was_made() -> None:
     ],
 )
 def test_what_is_no_cron_expression_is_refused_by_its_field(cron: str, names: str) -> None:
-    """By the schemas of the API, so that clients can check before they send a request."""
+    """The schemas of the API refuse it, so that clients can check before they send a request."""
     with pytest.raises(Invalid, match=names) as refused:
         checked({"cron": cron}, ScheduleChanges)
     assert refused.value.path == "cron"
@@ -146,12 +148,12 @@ def test_jitter_differs_between_schedules() -> None:
 @pytest.mark.parametrize(
     ("fields", "later_ms", "run", "missed", "last_missed"),
     [
-        ({}, HOUR + LATE_MS, HOUR, 0, None),  # a little late
+        ({}, HOUR + LATE_MS, HOUR, 0, None),  # this run is a little late
         ({}, HOUR + LATE_MS + 1, None, 1, HOUR),
-        # If many are due, the newest is run, and the others were missed.
+        # If many ticks are due, the newest is run, and the others were missed.
         ({"cron": "* * * * *"}, 10 * MINUTE + 5, 10 * MINUTE, 9, 9 * MINUTE),
         ({"every_seconds": 60}, 10 * MINUTE + 5, 10 * MINUTE, 9, 9 * MINUTE),
-        # However late it is.
+        # `run_once` runs the newest tick, however late it is.
         ({"missed": Missed.RUN_ONCE}, 5 * HOUR + 30 * MINUTE, 5 * HOUR, 4, 4 * HOUR),
     ],
 )
@@ -219,8 +221,8 @@ MOVES = st.one_of(
     st.sampled_from(["Europe/Paris", "America/New_York", "UTC"]),
 )
 def test_ticks_are_decided_on_once(moves: list[tuple[str, Any]], missed: Missed, zone: str) -> None:
-    """A server is restarted, its clock is set, its users change the schedule: the records stay
-    correct. Everything between two looks happens unnoticed, as while a server is down.
+    """The decisions must be correct if a server is restarted, its clock is set, and users change
+    the schedule. Everything between two looks happens unnoticed, as while a server is down.
     """
     now = int(datetime(2026, 10, 24, 22, tzinfo=UTC).timestamp() * 1000)
     schedule = a_schedule(now, cron="*/20 * * * *", timezone=zone, missed=missed)
@@ -248,18 +250,18 @@ def test_ticks_are_decided_on_once(moves: list[tuple[str, Any]], missed: Missed,
             schedule = schedule.changed({"enabled": not value}, now)
         elif move == "jitter":
             schedule = schedule.changed({"jitter_seconds": value}, now)
-        if schedule.enabled:  # never waits for a time that is further away than the next tick
+        if schedule.enabled:  # it never waits for a time later than the next tick
             assert schedule.next_tick_ms is not None
             assert schedule.next_tick_ms <= (schedule.tick_after(now + SLEWED_MS) or 0)
 
 
 def expected(schedule: Schedule, now: int) -> int:
-    """How many ticks are due, from the next one on."""
+    """How many ticks are due, including `next_tick_ms`."""
     first = schedule.next_tick_ms
     assert first is not None
     if schedule.every_seconds is not None:
         step = schedule.every_seconds * 1000
-        # All but the last two are due whatever the jitter is.
+        # All but the last two ticks are due whatever the jitter is.
         sure = max(0, (now - first) // step - 1)
         last = (first + each * step for each in (sure, sure + 1, sure + 2))
         return sure + sum(schedule.due_ms(each) <= now for each in last)
@@ -271,7 +273,7 @@ def expected(schedule: Schedule, now: int) -> int:
 
 @promise("W17")
 def test_a_clock_that_is_set_back_does_not_stop_a_schedule() -> None:
-    """The year is set wrong, and then right again."""
+    """The clock's year is set wrong, and later corrected."""
     schedule = a_schedule(cron="0 * * * *")
     far = decide(schedule, NOON + 365 * 24 * HOUR)
     while far is not None:
@@ -297,7 +299,7 @@ def test_the_next_runs_are_the_next_ticks_each_when_it_is_due(fields: dict[str, 
 
 
 def test_the_next_runs_are_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """29 February is a Monday every 28 years: a search takes milliseconds."""
+    """29 February is a Monday every 28 years, so each search takes milliseconds."""
     schedule = a_schedule(cron="0 0 */28 2 MON#5", jitter_seconds=86_400)
     shown = schedule.next_runs(5)
     monkeypatch.setattr("quiltfn.model.schedule.CronSim", None)

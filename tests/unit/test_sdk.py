@@ -130,7 +130,7 @@ def sent(call: Call, **given: Any) -> httpx.Request:
 
 BASE = "/api/functions"
 CALL = f"/{ID}/invocations/i1"
-# Calls with options, which change the path; every method without any is in `plain_requests`.
+# Calls with options, which change the path. `plain_requests` has each method without options.
 CALLS: list[tuple[Call, str]] = [
     (lambda at: at.functions.list(page_size=2, state="active").first(), "?limit=2&state=active"),
     (
@@ -248,7 +248,7 @@ class Sent(Exception):
 
 
 class Recorder:
-    """Replaces a client: it sends nothing."""
+    """Replaces a client, and sends nothing."""
 
     is_async = False
 
@@ -285,7 +285,7 @@ def plain_requests() -> Iterator[tuple[str, str, str, Any]]:
             yield call.__name__, request.method, request.path.partition("?")[0], request.read
 
 
-# Methods whose names differ from those of their routes: the name, and the route's.
+# Methods whose names differ from those of their routes: the method's name, then the route's.
 OTHER_NAMES = """
     create_key create_api_key, list_keys list_api_keys, revoke_key revoke_api_key,
     get_info get_system_info, whoami get_whoami, follow_events list_events,
@@ -315,7 +315,7 @@ def test_each_method_calls_the_route_of_its_name_and_reads_what_it_answers() -> 
         route = next(
             one for one in ranked if one.method == method and re.fullmatch(pattern(one.path), path)
         )
-        if path == "/api/invocations":  # two methods of this name, in different groups
+        if path == "/api/invocations":  # two methods in different groups have this name
             assert name in ("list_invocations", "list_invocations_of")
         else:
             assert route.handler.__name__ == other_names.get(name, name)
@@ -327,7 +327,7 @@ def test_each_method_calls_the_route_of_its_name_and_reads_what_it_answers() -> 
 
 
 def test_every_route_of_the_api_can_be_called() -> None:
-    """Except routes for people or any HTTP client, and the server's own metrics."""
+    """Exceptions: routes for people or for any HTTP client, and the server's own metrics."""
     routes = {(route.method, pattern(route.path)) for route in ROUTES}
     called = {
         (method, path.partition("?")[0]) for method, path in map(requested, dict(CALLS).values())
@@ -735,7 +735,8 @@ async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() 
 
 
 def test_keys_and_the_audit_log_become_types() -> None:
-    with client(answering(200, {"keys": [KEY]})) as at:  # an older server, which has no pages
+    # An older server, whose lists have no pages.
+    with client(answering(200, {"keys": [KEY]})) as at:
         (key,) = at.keys.list()
     assert (key.id, key.expires_at, key.revoked_at) == ("k1", None, None)
 
@@ -851,7 +852,9 @@ async def test_a_function_that_cannot_serve_is_an_exception_that_carries_it(
 
 
 def test_what_serves_or_is_not_yet_deployed_is_a_result() -> None:
-    """Negative control; an update of a function in the state `error` still creates a version."""
+    """Negative control: these responses raise no exception. Even in the state `error`, an update
+    has created a version.
+    """
     stopped = {**FUNCTION, "state": "error", "current_version": 2}
     with client(answering(200, stopped)) as at:
         assert at.functions.update(ID, handler="c").state == "error"
@@ -896,7 +899,7 @@ async def test_no_answer_is_a_sentence(failure: type[httpx.TransportError], sent
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the clients wait between attempts; no time passes."""
+    """The waits of the clients between their attempts. No time passes in them."""
     waited: list[float] = []
 
     async def wait(delay: float) -> None:
@@ -970,7 +973,7 @@ def submit_once(at: Any) -> Any:
 async def test_a_request_that_could_be_done_twice_is_sent_once(
     call: Call, answers: list[Any], waited: list[float], kind: Any, waits: list[float]
 ) -> None:
-    left = answers * 2  # for either client
+    left = answers * 2  # each of the two clients gets all responses
     server = Server(dict.fromkeys([GET_IT, DEPLOY, INVOKE, SUBMIT], left))
     if kind is None:
         await both(server, call, retries=2)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-# Types that are slow to inspect, nested in each other, decoded by four threads at once.
+# This script decodes nested types, which are slow to inspect, in four threads at once.
 SCRIPT = """
 import sys, threading, types
 import msgspec

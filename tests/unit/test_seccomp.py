@@ -79,7 +79,7 @@ def test_netlink_is_refused_as_a_family_that_is_not_there(rules: list[Config]) -
 
 @pytest.mark.parametrize("family", [2, 10])
 def test_of_internet_sockets_tcp_and_udp_alone(rules: list[Config], family: int) -> None:
-    """A handler that requests SCTP would make the host load its module, if the host has it."""
+    """If a handler could request SCTP, the host would load its module for SCTP."""
     found = [one["args"] for one in of(rules, "socket") if one["args"][0]["value"] == family]
     for _, kind, protocol in found:
         assert (kind["index"], kind["op"], kind["value"]) == (1, "SCMP_CMP_MASKED_EQ", 15)
@@ -97,7 +97,8 @@ def test_no_name_is_allowed_twice_in_different_ways(rules: list[Config]) -> None
     plain = {name for one in rules if "args" not in one for name in one["names"]}
     conditional = {name for one in rules if "args" in one for name in one["names"]}
     assert not plain & conditional
-    # From two conditions on one argument a runtime creates two rules, of which one is enough.
+    # From two conditions on one argument, a runtime creates two rules, each of which would allow
+    # the call.
     for rule in rules:
         indices = [condition["index"] for condition in rule.get("args", [])]
         assert len(indices) == len(set(indices)), rule
@@ -109,7 +110,7 @@ def test_what_programs_need_is_there(rules: list[Config]) -> None:
 
 
 def passes(rules: list[Config], name: str, arguments: dict[int, int]) -> bool:
-    """What the filter returns for a call with these arguments; the others are 0."""
+    """Whether the filter allows a system call with these arguments; the others are 0."""
 
     def holds(condition: Config) -> bool:
         value = arguments.get(condition["index"], 0)
@@ -123,7 +124,7 @@ def passes(rules: list[Config], name: str, arguments: dict[int, int]) -> bool:
 
 
 SOCKET, IP, TCP, UDP, IPV6 = 1, 0, 6, 17, 41
-# name, the arguments that matter, what passes, what does not.
+# Columns: name, the arguments before the checked one, values that pass, values that do not.
 CONDITIONS = [
     ("prctl", [], [1, 15, 21, 38, 41, 47, 61, 63], [22, 62, 64, 65, 67, 68, 0x53564D41]),
     (

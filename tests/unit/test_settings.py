@@ -41,7 +41,7 @@ def test_command_line_beats_environment_beats_file_beats_default(tmp_path: Path)
     found = from_everywhere({**given, "port": "3"}, environ)
     assert (found.port, found.queue_max, found.keep_alive_s) == (3, 2, 1)
     assert found.audit_days == 90
-    assert from_everywhere({"port": None}, environ).port == 2  # an option that was not given
+    assert from_everywhere({"port": None}, environ).port == 2  # this option was not given
 
 
 def test_the_environment_may_name_the_file_and_the_command_line_another(tmp_path: Path) -> None:
@@ -66,7 +66,8 @@ def test_the_variables_of_tests_and_tools_are_known() -> None:
     tools = [root / "scripts", root / "bench", root / "tests" / "timeouts.py"]
     files = [one for tool in tools for one in (tool.rglob("*") if tool.is_dir() else [tool])]
     ours = [one for one in files if one.is_file() and one.suffix in ("", ".py", ".sh")]
-    texts = [one.read_text() for one in ours if "results" not in one.parts]  # built programs
+    # "results" contains built programs.
+    texts = [one.read_text() for one in ours if "results" not in one.parts]
     named = {name for text in texts for name in re.findall(rf"\b{PREFIX}[A-Z_]+\b", text)}
     assert {PREFIX + "TEST_TIME_FACTOR", PREFIX + "TEST_BUSY_FACTOR"} <= named
     assert unknown_variables(dict.fromkeys(named, "")) == []
@@ -230,7 +231,7 @@ def test_a_value_that_is_refused(sentence: str, name: str, value: str) -> None:
 def test_what_settings_may_not_import_they_repeat_rightly() -> None:
     assert settings.POLICIES == keepalive.POLICIES
     assert settings.MEMORY_MIN_MIB == version.MEMORY_MIN_MIB
-    # A node is not taken over while its server waits for the launcher.
+    # A node must not be taken over while its server waits for the launcher.
     assert FLEET_ENDING_S > guest.LAUNCHER_ANSWERS_S
 
 

@@ -29,7 +29,8 @@ def fixed(traced: TracedFunction, minutes: float) -> tuple[int, float]:
 
 
 def test_fixed_by_hand() -> None:
-    # Gaps of 5 and 20 minutes, each call 6 s; 35 minutes after the last call.
+    # The calls take 6 s each, with gaps of 5 and 20 minutes. The trace ends 35 minutes after the
+    # last.
     traced = at(0, 5, 25)
     assert fixed(traced, 0) == (2, 0)
     assert fixed(traced, 4) == (2, 12.0)

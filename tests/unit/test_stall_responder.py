@@ -53,7 +53,7 @@ def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stalled]:
 
 @contextlib.contextmanager
 def trickling(caller: socket.socket) -> Iterator[None]:
-    """Sends a byte now and then, until it is disconnected."""
+    """A caller that sends a byte now and then, until it is disconnected."""
     over = threading.Event()
 
     def trickle() -> None:

@@ -57,8 +57,8 @@ def test_a_call_is_counted_with_its_latency_and_its_memory() -> None:
     assert stats.cold_starts == 1
     assert stats.mib_ms == 2 * 512 * 2
     assert stats.gb_seconds == pytest.approx(2 * 0.5 * 0.002)
-    # Below a millisecond, as in the timeline, not the two milliseconds to which the record rounds
-    # up.
+    # Percentiles are more exact than a millisecond, like the timeline. The record rounds up to two
+    # milliseconds.
     median, high = stats.percentiles_ms(0.5, 0.99)
     assert median == high == pytest.approx(1.35, rel=ERROR_MAX)
 
@@ -125,9 +125,9 @@ def test_a_percentile_is_near_the_call_of_that_rank(latencies: Sequence[int], sh
 
 
 def test_the_bound_of_a_percentile_can_be_missed() -> None:
-    """Negative control: with bins twice as wide the same check fails."""
+    """Negative control: with bins twice as wide, the same check fails."""
     wide = [2 * GROWTH_OF_TWO**at / (GROWTH_OF_TWO + 1) for at in range(40)]
-    latency = GROWTH_OF_TWO**20  # at the end of a bin
+    latency = GROWTH_OF_TWO**20  # the latency is at the end of a bin
     assert min(abs(one - latency) for one in wide) > ERROR_MAX * latency
 
 

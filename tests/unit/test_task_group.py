@@ -49,7 +49,7 @@ async def test_a_failure_is_told_or_left_to_the_event_loop(*, is_told: bool) -> 
     group = TaskGroup(failures.append if is_told else None)
     group.spawn(fails())
     await group.join()
-    await asyncio.sleep(0)  # its callbacks
+    await asyncio.sleep(0)  # lets the callbacks of the task run
     del group
     assert [str(one) for one in failures] == (["no"] if is_told else [])
     assert bool(reported) is not is_told

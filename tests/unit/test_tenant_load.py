@@ -39,7 +39,7 @@ def test_all_stay_below_the_limit_and_leave_room_for_who_wants_some() -> None:
     assert not has_room(10, 10, [])
     assert has_room(4, 10, [load(3), load(2)])
     assert not has_room(5, 10, [load(3), load(2)])
-    # Otherwise a node with calls would take each place that becomes free before the other node
+    # Otherwise, a node with calls would take each place that becomes free before the other node
     # learns of it.
     assert has_room(9, 10, [load(0, 0)])
     assert not has_room(9, 10, [load(0, 5)])
@@ -51,7 +51,7 @@ def test_what_nobody_uses_of_a_rate_is_lent() -> None:
     assert [rate_share(90, [0, 0, 0], node) for node in range(3)] == [30, 30, 30]
     lent = [rate_share(90, [500, 0, 0], node) for node in range(3)]
     assert lent == pytest.approx([84, 3, 3])  # each other node keeps a third of a tenth
-    assert rate_share(90, [20, 0, 0], 0) > 20  # and may take more than it uses
+    assert rate_share(90, [20, 0, 0], 0) > 20  # this node may use more than it does now
     assert [rate_share(90, [500, 500, 500], node) for node in range(3)] == [30, 30, 30]
     assert [rate_share(90, [500, 10, 500], node) for node in range(3)] == [40, 10, 40]
     assert rate_share(90, [500], 0) == 90
@@ -119,7 +119,7 @@ class Nodes:
 
 
 def fill(nodes: Nodes, *which: int, tries: int = 100) -> list[InFlight]:
-    """Start calls that do not end, at these nodes in turn; return the admitted ones."""
+    """Start calls that do not end at these nodes in turn. Returns the admitted calls."""
     found = [nodes.call(which[turn % len(which)]) for turn in range(tries)]
     return [one for one in found if one is not None]
 
@@ -141,7 +141,7 @@ def test_a_tenant_whose_calls_all_come_to_one_node_has_its_whole_limit() -> None
 def test_calls_that_begin_everywhere_at_once_are_too_many_for_no_longer_than_they_run() -> None:
     nodes = Nodes(3, calls_in_flight=9)
     first = fill(nodes, 0, 1, 2)
-    assert len(first) == 3 * 9  # the documented limit
+    assert len(first) == 3 * 9  # the documented limit before heartbeats arrive
     for _ in range(6):
         nodes.beat()
         assert fill(nodes, 0, 1, 2) == []
@@ -154,8 +154,8 @@ def test_calls_that_begin_everywhere_at_once_are_too_many_for_no_longer_than_the
 
 
 def test_nodes_share_fairly_what_a_tenant_may_have() -> None:
-    """One node has taken everything before the other gets calls, and at both more calls arrive than
-    end.
+    """One node has taken everything before the other gets calls. Then more calls arrive at both
+    than end.
     """
     nodes = Nodes(2, calls_in_flight=10)
     running = {0: fill(nodes, 0), 1: []}
@@ -185,7 +185,9 @@ def test_a_limit_of_one_lets_calls_through_wherever_they_come() -> None:
 
 
 def admitted_in(nodes: Nodes, seconds: float, rates: Callable[[float], list[float]]) -> int:
-    """How many calls are admitted in that time if this many arrive at each node per second."""
+    """How many calls are admitted within `seconds`. `rates`: how many calls arrive at each node per
+    second, by the time.
+    """
     count, due = 0, [0.0] * len(nodes.admissions)
     step_s, began = 0.01, nodes.clock.time
     beats_at = began + BEAT_S / len(due)
@@ -210,14 +212,15 @@ def test_a_rate_is_that_of_all_nodes_together() -> None:
     nodes = Nodes(3, calls_per_second=30)
     admitted_in(nodes, 6, lambda _: [100, 100, 100])
     assert admitted_in(nodes, 20, lambda _: [100, 100, 100]) == pytest.approx(20 * 30, rel=0.05)
-    # Negative control: nodes that know nothing of each other take three times as much.
+    # Negative control: nodes that know nothing of each other admit three times as many calls.
     nodes = Nodes(3, shares=False, calls_per_second=30)
     assert admitted_in(nodes, 20, lambda _: [100, 100, 100]) > 2.8 * 20 * 30
 
 
 def test_a_tenant_at_one_node_has_nine_tenths_of_its_rate_within_two_beats() -> None:
     nodes = Nodes(3, calls_per_second=30)
-    assert admitted_in(nodes, 1, lambda _: [100, 0, 0]) >= 30 / 3  # at once
+    # The node gets at least its own third at once.
+    assert admitted_in(nodes, 1, lambda _: [100, 0, 0]) >= 30 / 3
     admitted_in(nodes, 2 * BEAT_S, lambda _: [100, 0, 0])
     assert 0.9 * 300 <= admitted_in(nodes, 10, lambda _: [100, 0, 0]) <= 300
 
@@ -232,7 +235,7 @@ def test_where_calls_move_to_other_nodes_there_are_at_most_twice_as_many_for_a_m
 
 
 def test_a_node_that_is_cut_off_keeps_its_part() -> None:
-    """It reads nothing any more, and the others do not count it."""
+    """The node no longer reads reports, and the other node does not count it."""
     nodes = Nodes(2, calls_per_second=30)
     admitted_in(nodes, 10, lambda _: [100, 100])
     cut_off, seen = nodes.tenants[0], nodes.tenants[1]

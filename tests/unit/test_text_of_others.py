@@ -1,4 +1,4 @@
-"""Text from other sources: it can't look like a line of ours or control a terminal."""
+"""Text from other sources: it can't look like one of quiltfn's own lines, or control a terminal."""
 
 import json
 import subprocess

@@ -9,7 +9,8 @@ from quiltfn.api.http.text_size import PIECE_BYTES, TEXT_FACTOR, text_size
 pytestmark = promise("A22")
 
 SIZE = 3 * PIECE_BYTES
-# How much more than its size it may count: each byte that is not ASCII may be invalid UTF-8.
+# The output, and by which factor the counted size may exceed the real one. Each byte that is not
+# ASCII may be invalid UTF-8, which takes more.
 OUTPUTS = {
     "control": (b"\1", 1.01),
     "text": (b"x", 1.01),

@@ -27,8 +27,9 @@ FIRST = ColdStartReason.FIRST
     ("assigned", "began", "phases"),
     [
         (10.026, (10.001, 10.021, 10.025), (2000, 20_000, 4000)),
-        (10.004, (1.0, 9.999, 10.004), (0, 0, 4000)),  # only what the call waited for
-        # A sandbox that could not be created was waited for to the end.
+        # Only the time for which the call waited counts.
+        (10.004, (1.0, 9.999, 10.004), (0, 0, 4000)),
+        # The sandbox could not be created, and the call waited for it to the end.
         (10.5, (10.0,), (0, 500_000, 0)),
         (10.5, (10.0, 10.1), (0, 100_000, 400_000)),
     ],

@@ -32,7 +32,7 @@ CALLER = SpanContext(int(TRACE, 16), int(SPAN, 16), is_sampled=True)
 
 
 class Kept:
-    """A tracer, and what it passed on."""
+    """A tracer, and the traces that it passed on."""
 
     def __init__(self, ratio: float = 1.0) -> None:
         self.clock = ManualClock()
@@ -173,7 +173,8 @@ def test_accepted_work_has_a_trace_of_its_own_by_its_id() -> None:
     kinds = (root.kind, attempt.kind, deliver.kind)
     assert kinds == (Kind.PRODUCER, Kind.CONSUMER, Kind.PRODUCER)
     assert deliver.context.traceparent == kept.tracer.delivery_traceparent(delivery)
-    # Its receiver gets a link back, and is linked to.
+    # The span of the delivery has a link to the trace of its receiver, which gets the span as its
+    # context.
     assert deliver.link == (work_trace(delivery.id), span_of(delivery.id), True)
 
 
@@ -214,10 +215,10 @@ def test_a_request_decides_for_its_work_and_what_is_delivered_of_it() -> None:
     kept = Kept(0.0)
     record = a_record(due_at=1)
     kept.tracer.work_accepted(record, HEADER)
-    kept.tracer.call_ended(record, None)  # cancelled while it waited
+    kept.tracer.call_ended(record, None)  # the call was cancelled while it waited
     kept.tracer.delivery_tried(a_delivery(record), 0.0, to_function=False)
     assert [one.name for one in kept.spans] == ["accept f", "attempt f", "handler", "deliver"]
-    # Another process does not know the decision, and goes by the id.
+    # Another process does not know this decision, so it goes by the id.
     later = Kept(0.0)
     later.tracer.delivery_tried(a_delivery(record), 0.0, to_function=False)
     assert later.over == []

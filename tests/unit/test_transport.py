@@ -94,7 +94,7 @@ def listening(context: ssl.SSLContext | None = None) -> Iterator[tuple[int, type
 
 @contextmanager
 def behaving(act: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that does `act` with every connection."""
+    """A server that calls `act` with every connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -189,7 +189,7 @@ def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) ->
         connection.sendall(head.encode() + said)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(scaled(5))
-        for _ in range(10):  # a part of the body, so that the response is not lost to a reset
+        for _ in range(10):  # reads a part of the body, so that the response is not lost to a reset
             connection.recv(65536)
 
     with behaving(refuse) as url, client(url) as at:
@@ -292,7 +292,7 @@ async def test_the_authority_s_sources(certificate: Path, monkeypatch: pytest.Mo
             assert at.system.get_liveness().status == "ok"
         async with async_client(url, cacert=certificate) as other:
             assert (await other.system.get_liveness()).status == "ok"
-        # On loopback, too.
+        # The certificate is also accepted on loopback.
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         with client(url) as at:
             assert at.system.get_liveness().status == "ok"
@@ -315,7 +315,7 @@ def test_the_command_line_tells_certificates_from_a_missing_server(
         output = capsys.readouterr().err
         assert "is not trusted: self" in output
         assert "--cacert FILE, or SSL_CERT_FILE" in output
-        # The certificate is accepted, only the response is not quiltfn's.
+        # The certificate is accepted, but the response is not quiltfn's.
         assert run(["health", *url, "--cacert", str(certificate)]) == 1
         assert "is not a quiltfn server" in capsys.readouterr().err
         assert run(["health", *url, "--cacert", str(tmp_path / "none.pem")]) == 2

@@ -101,7 +101,7 @@ def test_the_digest_is_the_one_that_data_directories_have() -> None:
     """After a rollback to a version of an older server, its instances are found by this digest."""
     assert spec(handler="x").digest() == "cd2e4e1dc70443a028757f602abcf795"
     assert spec(cpu_limit_percent=50).digest() == spec(cpu_limit_percent=50.0).digest()
-    # Limits that a runtime does not say leave it as it was.
+    # Limits that a runtime does not set leave the digest as it was.
     assert spec().digest() == "cd97f093b1534e68d2147d5954a03b0b"
     more = replace(SHELL, tmp_limit_mb=1024)
     assert spec(runtime_snapshot=more).digest() != spec().digest()

@@ -27,7 +27,8 @@ def test_the_overdue_leave_and_the_impatient_stay() -> None:
 def test_nobody_is_told_to_come_again_at_once_or_in_an_hour() -> None:
     queue = a_queue(*[0.0] * 500)
     assert queue.retry_after_s(1, 0.0) == 1
-    assert a_queue(0.0).retry_after_s(1, 10.0) == 20  # no call has ended yet: they take that long
+    # No call has ended yet, so calls are assumed to take the 10 s of this wait.
+    assert a_queue(0.0).retry_after_s(1, 10.0) == 20
     queue.record_duration(100.0)
     assert queue.retry_after_s(1, 0.0) == LONGEST_RETRY_S
     assert queue.retry_after_s(0, 0.0) == LONGEST_RETRY_S

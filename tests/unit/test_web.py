@@ -1,6 +1,6 @@
 """The files of dashboard and documentation: which are served, and how the dashboard is built.
 
-No server.
+These tests start no server.
 """
 
 import gzip
@@ -56,7 +56,9 @@ def test_a_client_that_has_a_file_is_told_so_without_it() -> None:
 
 
 def test_what_was_built_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The location of our file does not matter. `ui/build.py` has the other half of the path."""
+    """The files are found beside quiltfn's package, wherever it is. `ui/build.py` writes them
+    there.
+    """
     monkeypatch.setattr(quiltfn, "__file__", str(tmp_path / "__init__.py"))
     assert (ROOT / "src" / "quiltfn" / "__init__.py").is_file()
     for directory in (web.DASHBOARD, web.DOCUMENTATION):
@@ -108,7 +110,7 @@ def build() -> dict[str, Any]:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """The dashboard's sources of a checkout, without libraries."""
+    """A copy of the dashboard's sources, without libraries."""
     ignored = shutil.ignore_patterns("node_modules", ".build")
     shutil.copytree(ROOT / "ui", tmp_path / "ui", ignore=ignored)
     (tmp_path / "src" / "quiltfn").mkdir(parents=True)
@@ -121,7 +123,7 @@ def test_what_was_built_is_current_until_edited(build: dict[str, Any], sources: 
     made.parent.mkdir()
     made.write_text(build["made_of"](sources))
     assert build["is_current"](sources)
-    build["build"](sources)  # nothing to do, so neither deno nor the network is needed
+    build["build"](sources)  # nothing has changed, so neither deno nor the network is needed
     (sources / "ui" / "README.md").write_text("a page about it")
     assert build["is_current"](sources)
     (sources / "ui" / "src" / "html.ts").rename(sources / "ui" / "src" / "markup.ts")

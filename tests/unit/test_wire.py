@@ -60,7 +60,9 @@ def frame(kind: str, payload: bytes) -> bytes:
 
 
 def as_guest(event: Event) -> bytes:
-    """What a guest sends for an event; written from the reference page, not from the decoder."""
+    """The frame that a guest sends for an event; written from the reference page, not from the
+    decoder.
+    """
     match event:
         case Hello(version):
             return frame("H", struct.pack("<I", version))
@@ -127,17 +129,17 @@ def test_the_longest_output_is_accepted_and_one_byte_more_is_not():
 @pytest.mark.parametrize(
     "bad",
     [
-        frame("S", b"\0" * 12),  # a host's frame
+        frame("S", b"\0" * 12),  # only hosts send this frame
         frame("\0", b""),
         frame("H", b"\1\0\0"),
         frame("Z", b"\0" * 9),
-        frame("O", b"\0" * 8),  # output without bytes
+        frame("O", b"\0" * 8),  # the frame has no output
         b"Z\1\0\0" + struct.pack("<IQ", 8, 1),  # the reserved bytes are not zero
         frame("X", struct.pack("<QIIQQQ", 1, 0, wire.CODE_MAX + 1, 0, 0, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, wire.DROPPED_MAX + 1, 0, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, wire.DROPPED_MAX + 1, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, 0, wire.DROPPED_MAX + 1)),
-        frame("X", struct.pack("<QIIQQ", 1, 4, 0, 0, 0)),  # an unknown way of ending
+        frame("X", struct.pack("<QIIQQ", 1, 4, 0, 0, 0)),  # there is no such way of ending
     ],
 )
 def test_what_no_guest_sends_is_refused(bad):
@@ -159,7 +161,7 @@ def test_text_that_is_not_utf_8_is_replaced():
 
 
 class Reader:
-    """A guest's view of a host's frame."""
+    """Reads a host's frame as a guest does."""
 
     def __init__(self, data: bytes, kind: str) -> None:
         found, length = struct.unpack_from("<II", data)
@@ -266,7 +268,7 @@ def test_variables_no_process_can_be_given_are_refused(environment, error):
         encode_call(nonce=0, timeout_ms=1, environment=environment)
     with pytest.raises(error):
         encode_specialise(argv=["x"], cwd="/", environment=environment)
-    longest = {"A": "x" * (wire.STRING_MAX - 2)}  # control
+    longest = {"A": "x" * (wire.STRING_MAX - 2)}  # control: the longest allowed value
     encode_call(nonce=0, timeout_ms=1, environment=longest)
 
 

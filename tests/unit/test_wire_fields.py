@@ -62,7 +62,7 @@ def refused(**fields: Any) -> Invalid:
 @pytest.mark.parametrize(("field", "value"), [(name, one) for name in TAKEN for one in TAKEN[name]])
 def test_a_value_that_is_taken(field: str, value: Any) -> None:
     checked(body(**{field: value}), wire.NewFunction, LIMITS)
-    if field != "cluster_id":  # it can't be changed
+    if field != "cluster_id":  # this field can't be changed
         checked({field: value}, wire.FunctionChanges, LIMITS)
 
 

@@ -41,7 +41,7 @@ def by_name(body: type) -> str:
 
 @pytest.mark.parametrize("body", BODIES, ids=by_name)
 def test_what_is_refused_has_a_reason_that_names_a_field(body: type[msgspec.Struct]) -> None:
-    """The reasons do not come from msgspec's errors, so both checks must agree."""
+    """The reasons are not taken from msgspec's errors, so both checks must agree."""
 
     @given(value=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4))
     def agree(value: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def test_every_field_of_a_request_says_what_it_means(body: type[msgspec.Struct])
 
 
 def test_every_field_of_a_response_says_what_it_means() -> None:
-    """Except fields that contain other schemas, and schemas whose texts explain themselves."""
+    """Exceptions: fields that contain other schemas, and schemas whose texts explain themselves."""
     shapes = [kind for name, kind in vars(schemas).items() if not name.startswith("_")]
     for shape in (one for one in shapes if hasattr(one, "__struct_fields__")):
         for field in fields_of(shape).values():

@@ -100,7 +100,7 @@ class Case:
     def judge(self, *cut_off: Any) -> WorkVerdict:
         return judge_work(self.history, self.runs, self.seen, *cut_off)
 
-    # Mistakes of a server
+    # Mistakes that a server can make
 
     @property
     def schedule(self) -> Schedule:
@@ -117,7 +117,7 @@ class Case:
         self.runs = [run for run in self.runs if run.invocation_id != name]
 
     def forget(self, name: str) -> None:
-        """The server has lost it completely."""
+        """The server has lost every trace of an asynchronous call."""
         del self.seen.records[name]
         self.seen.tokens.pop(name, None)
         self.seen.attempts.pop(name, None)
@@ -133,7 +133,7 @@ class Case:
 
 
 def try_the_only_attempt_again(case: Case) -> None:
-    """Recorded as two attempts, so that only the policy shows the mistake."""
+    """The call is recorded with two attempts, so that only the policy shows the mistake."""
     case.seen.attempts["plain"].insert(0, {"attempt": 1, "status": "interrupted"})
     case.seen.attempts["plain"][1]["attempt"] = 2
 
@@ -180,7 +180,7 @@ def leave_out_an_attempt(case: Case) -> None:
     case.runs.remove(case.run_of("retried"))
 
 
-# Each is applied to a correct history.
+# Each mistake is applied to a correct history.
 MISTAKES: dict[Rule, dict[str, Callable[[Case], object]]] = {
     Rule.LOST: {
         "what was accepted": lambda case: case.forget("plain"),
@@ -263,8 +263,8 @@ def test_every_rule_has_a_mistake_that_breaks_it() -> None:
 
 
 def test_a_dead_letter_that_had_ended_well_on_a_lost_node_was_not_lost_by_a_redrive() -> None:
-    """Its node was taken over; once the node is back, the true end replaces the assumed one. A
-    redrive that was requested meanwhile, without a response, had no effect.
+    """The node was taken over; once it is back, the true end replaces the assumed one. A redrive
+    that was requested meanwhile, without a response, had no effect.
     """
     case = Case()
     lose_a_redrive_that_was_not_answered(case)

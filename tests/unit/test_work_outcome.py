@@ -66,7 +66,7 @@ def test_a_success_is_told_where_the_policy_says_and_is_no_dead_letter() -> None
 
 
 def test_what_was_cancelled_is_over_and_nobody_is_told() -> None:
-    """Even if a policy that was stored by hand would retry it."""
+    """Not even a policy that was stored by hand makes the server retry a cancelled call."""
     policy = replace(TOLD, retry_on=(Status.CANCELLED,))
     assert after(policy, Status.CANCELLED) == WorkOutcome(decided_at_ms=NOW_MS)
 
@@ -88,8 +88,9 @@ def test_what_was_too_old_to_be_started_is_told_as_a_failure() -> None:
 
 def test_each_wait_is_longer_up_to_the_longest() -> None:
     assert [EXACT.seconds(attempt, 0.5) for attempt in (1, 2, 3, 4)] == [10, 20, 25, 25]
-    assert replace(EXACT, first=0.001).seconds(10_000, 0.5) == 25  # the power is limited
-    # Chance makes it shorter or longer by the jitter.
+    # Large numbers of attempts must not overflow.
+    assert replace(EXACT, first=0.001).seconds(10_000, 0.5) == 25
+    # Chance makes each wait shorter or longer by the jitter.
     shaken = replace(EXACT, jitter=0.2)
     assert [shaken.seconds(1, chance) for chance in (0.0, 0.5, 1.0)] == [8, 10, 12]
     assert replace(EXACT, jitter=1.0).seconds(1, 0.0) == 0

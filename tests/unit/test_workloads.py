@@ -9,7 +9,7 @@ from promises import promise
 
 pytestmark = promise("R39")
 
-# An exact version, not a range, a tag or an address.
+# A package must have an exact version, not a range, a tag or an address.
 PINNED = re.compile(r"[a-z][a-z0-9-]*(==\d+(\.\d+)*|@\d+\.\d+\.\d+)")
 
 

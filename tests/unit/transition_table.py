@@ -10,7 +10,9 @@ from quiltfn.model.state_machine import InvalidTransition, transition
 
 
 def read(drawn: str) -> dict[tuple[str, str], str]:
-    """`state: event > state, event > state` on each line; `state:` alone is a final state."""
+    """Read a drawing: `state: event > state, event > state` on each line; `state:` alone is a final
+    state.
+    """
     arrows: dict[tuple[str, str], str] = {}
     for line in drawn.strip().splitlines():
         state, _, rest = line.strip().partition(":")
