@@ -31,10 +31,10 @@ from timeouts import scaled
 
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300
-HEALTH_MAX_S = 2.0  # for a server that shares two CPUs with the attackers
+HEALTH_MAX_S = 2.0  # a generous bound, since the server shares two CPUs with the attackers
 FILES_BESIDE = 32 + 64  # descriptors that must stay free, and those that the server itself needs
 FILES_OF_A_SANDBOX = 2
-SANDBOXES = 40  # more instances than any attack has
+SANDBOXES = 40  # more sandboxes than any attack starts
 DISK_MAX_MIB = 12 * 1024  # the maximum that attacks can store with default settings
 SAMPLE_S = 0.5
 TENANTS = 2
@@ -63,7 +63,7 @@ class Seen:
 
 
 class Target:
-    """The server under attack by one tenant, and functions of that tenant."""
+    """The attacked server, seen from one tenant, and functions of that tenant."""
 
     def __init__(self, server: Server, seen: Seen, key: str) -> None:
         at = urlsplit(server.url)
@@ -112,7 +112,7 @@ Attack = Callable[[Target], Awaitable[None]]
 
 
 async def silent(at: Target) -> None:
-    """Connects, but sends nothing."""
+    """Connects and sends nothing."""
     reader, writer = await at.connect()
     try:
         await reader.read(1)
@@ -131,7 +131,7 @@ async def slow_heads(at: Target) -> None:
 
 
 async def ahead(at: Target) -> None:
-    """Pipelines 200 requests behind a running invocation."""
+    """Sends 200 requests at once behind a running invocation, on one connection."""
     reader, writer = await at.connect()
     try:
         call = at.request("POST", at.function("sleep 2", max_instances=20) + "/invoke")
@@ -160,7 +160,7 @@ async def wide_bodies(at: Target) -> None:
 
 
 async def trickled_bodies(at: Target) -> None:
-    """Sends bodies of 8 MiB slowly, for an invocation and for a path that is not found."""
+    """Sends bodies of 8 MiB slowly, to an invocation and to a missing path."""
     for path in (at.function("cat") + "/invoke", "/api/nothing"):
         reader, writer = await at.connect()
         try:
@@ -178,7 +178,7 @@ async def trickled_bodies(at: Target) -> None:
 
 
 async def unread(at: Target) -> None:
-    """Requests long responses, but reads none."""
+    """Requests long responses and reads none of them."""
     reader, writer = await at.connect()
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     try:
@@ -191,7 +191,7 @@ async def unread(at: Target) -> None:
 
 
 async def unread_pages(at: Target) -> None:
-    """Requests pages of long records, but reads none."""
+    """Requests pages of long records and reads none of them."""
     path = at.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
     reader, writer = await at.connect()
     reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -209,7 +209,7 @@ async def pages(at: Target) -> None:
 
 
 async def long_output(at: Target) -> None:
-    """Invocations with the maximum stored output, whose bytes take six bytes each in JSON."""
+    """Invocations with the maximum stored output. Each byte of it takes six bytes in JSON."""
     path = at.function("head -c 6291456 /dev/zero", max_instances=30)
     await at.ask(at.request("POST", path + "/invoke"))
 
@@ -234,7 +234,7 @@ async def long_definitions(at: Target) -> None:
 
 
 async def images(at: Target) -> None:
-    """Uploads of invalid archives, all at once."""
+    """Uploads invalid archives, all at the same time."""
     head = {"Content-Type": "application/x-tar", "Content-Length": str(64 * MIB)}
     reader, writer = await at.connect()
     try:
@@ -247,7 +247,7 @@ async def images(at: Target) -> None:
         writer.close()
 
 
-# Concurrent connections of each attack.
+# The attacks, and the number of connections that each has at the same time.
 ATTACKS: dict[Attack, int] = {
     silent: 3000,
     slow_heads: 3000,
@@ -286,8 +286,8 @@ async def play(targets: Sequence[Target], attack: Attack, count: int, seconds: f
 
 
 def look(server: Server, sink: Connection) -> None:
-    """Measure until `sink` receives a message. In its own process, so that busy attackers do not
-    delay it.
+    """Measures until `sink` receives a message. It runs in a process of its own, so that busy
+    attackers do not delay it.
     """
     seen = Seen("")
     while not sink.poll(SAMPLE_S):

@@ -33,9 +33,9 @@ from e2e.timed_client import sandboxes as on_host
 
 BUDGET_MIB = 1024
 OPTIONS = f"--prewarmed 0 --memory-budget-mib {BUDGET_MIB}"
-MAXIMA = (2, 3, 4, 5)  # of the functions
+MAXIMA = (2, 3, 4, 5)  # the maximum numbers of instances of the functions
 MEMORY_MIB = (256, 512)  # memory limits of versions
-# Prints its start and end by the host's clock, and its version's memory limit.
+# Prints its start and its end by the host's clock, and the memory limit of its version.
 HANDLER = 'date +%s%N; sleep 0.005; date +%s%N; echo "${LIMIT:-256}"'
 THINK_S = 2.0
 SAMPLE_S = 0.02
@@ -43,25 +43,26 @@ VERBS = {"invoke": 86, "update": 4, "rollback": 2, "deploy": 3, "pause": 1, "res
 MAY_BE = {
     "invoke": {"success", "FUNCTION_NOT_ACTIVE", "CAPACITY_FULL", "RUNTIME_UNAVAILABLE"},
     "update": {"200"},
-    "rollback": {"200", "NOT_FOUND"},  # a version that does not exist yet
+    "rollback": {"200", "NOT_FOUND"},  # the version may not exist yet
     "deploy": {"200"},
-    "pause": {"200", "CONFLICT"},  # after a failed deploy
+    "pause": {"200", "CONFLICT"},  # the function may be in the state `error` after a failed deploy
     "resume": {"200", "CONFLICT"},
 }
 
 
 @dataclass
 class Report:
-    """The operations and observations."""
+    """The operations and observations of all clients."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    ran: list[tuple[int, int, int]] = field(default_factory=list)  # began, ended, MiB
+    # the start, the end and the memory limit of each handler
+    ran: list[tuple[int, int, int]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     samples: int = 0
     most_on_host: int = 0
 
     def peak_mib(self) -> int:
-        """The maximum sum of the limits of handlers that ran at the same time."""
+        """The highest sum of the memory limits of handlers that ran at the same time."""
         turns = [(began, mib) for began, _, mib in self.ran]
         turns += [(ended, -mib) for _, ended, mib in self.ran]
         now = peak = 0
@@ -81,7 +82,7 @@ class Report:
 
 @dataclass
 class Churn:
-    """The clients, which run until `end` (monotonic seconds)."""
+    """Runs the clients until `end` (monotonic seconds)."""
 
     server: Server
     client: Client
@@ -169,8 +170,8 @@ async def churn(server: Server, seconds: float, clients: int, seed: int) -> Repo
 
 
 async def _check_rest(it: Churn) -> None:
-    """Checks that the pools match the OCI runtime's list, and that every function works as
-    before.
+    """Checks that the pools match the OCI runtime's list, and that every function works as before
+    the churn.
     """
 
     async def agrees() -> bool:

@@ -33,7 +33,8 @@ FLAGS = {
     **{"user": 0x10000000, "pid": 0x20000000, "net": 0x40000000, "time": 0x80},
 }
 FAMILIES = [one for one in range(46) if one not in (0, 1, 2, 10)]
-# Arguments of setsockopt: kind of socket, level, option. seccomp.json explains them.
+# Options of sockets that handlers may not set: kind of socket, level, option. seccomp.json explains
+# why.
 OPTIONS = {
     **{f"socket {one}": (2, 1, one) for one in (26, 27, 36, 37, 50, 51, 52, 60, 61, 65)},
     **{f"tcp {one}": (1, 6, one) for one in (14, 19, 27, 29, 31, 32, 37, 38, 39, 40)},
@@ -41,8 +42,8 @@ OPTIONS = {
     **{f"level {one}": (1, one, 1) for one in (132, 255, 263, 270, 279, 282, 283, 284)},
 }
 OPTIONS6 = {f"ipv6 {one}": (1, 41, one) for one in (1, 6, 27, 32, 34, 64)}
-FILTER = struct.pack("HBBI", 6, 0, 0, 0xFFFF)  # a packet filter that accepts everything
-UPPER = 1 << 32  # the kernel ignores this bit, a filter does not
+FILTER = struct.pack("HBBI", 6, 0, 0, 0xFFFF)  # a packet filter that accepts every packet
+UPPER = 1 << 32  # the kernel ignores this bit of an argument, but a filter of 64 bits doesn't
 CONTROLLERS = ["memory", "pids", "cpu", "devices", "freezer", "cpuset", "rdma"]
 
 
@@ -55,7 +56,7 @@ def call(number, *arguments):
 
 
 def old_entry():
-    """getpid by int 0x80, the i386 entry: mov eax, 20; int 0x80; ret."""
+    """Calls getpid by int 0x80, the entry of i386: mov eax, 20; int 0x80; ret."""
     page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")
     where = ctypes.addressof(ctypes.c_char.from_buffer(page))
@@ -78,8 +79,8 @@ def option(family, kind, level, number, upper=0):
 
 
 def at_upper(number, *arguments):
-    """Like `of_file`, with an upper bit set, which the kernel ignores, but not a filter that
-    compares 64 bits.
+    """Like `of_file`, with a bit of the upper half set in each argument. The kernel ignores this
+    bit; a filter that compares 64 bits doesn't.
     """
     return call(number, *(ctypes.c_long(one | UPPER) for one in arguments))
 
@@ -101,8 +102,8 @@ def read_with(flags):
         offset = [ctypes.c_long(0)] * 2
         last = ctypes.c_long(flags)
         read = of_file(327, ctypes.c_char_p(vector), ctypes.c_long(1), *offset, last)
-        # The call is allowed: the kernel itself returns this error for uncached data, and for files
-        # of an overlay.
+        # No refusal by the filter: the kernel returns this error if data isn't cached, or if the
+        # file is on an overlay.
         try:
             read()
         except OSError as error:
@@ -125,8 +126,8 @@ def steal_input():
 
 
 def of_terminal(number, value):
-    """Two requests on the handler's own terminal; both are refused because of their effects on
-    terminals of others.
+    """A request on the handler's own terminal. It must be refused since it can affect terminals of
+    others.
     """
 
     def attempt():
@@ -142,7 +143,7 @@ def mount(kind, options):
 tries = {f"call {name}": call(number, 0, 0, 0, 0, 0, 0) for name, number in NUMBERS.items()}
 for name, flag in FLAGS.items():
     tries[f"call unshare {name}"] = call(272, flag)
-    if name != "time":  # here, this bit is a part of the signal
+    if name != "time":  # in `clone`, the bit of a time namespace is a part of the signal
         tries[f"call clone {name}"] = call(56, flag | 17, 0, 0, 0, 0)
 for family in FAMILIES:
     for kind in (1, 2, 3):
@@ -187,7 +188,7 @@ tries["call shmget huge"] = call(29, 0, long(2 << 20), 0o5600)
 for family in (2, 10, 16, 30, 38):
     tries[f"call socketpair {family}"] = call(53, family, 5, 0, ctypes.create_string_buffer(8))
 first, other = socket.socketpair()
-empty = ctypes.create_string_buffer(56)  # a msghdr
+empty = ctypes.create_string_buffer(56)  # a msghdr without a message
 for name, number in {"sendmsg": 46, "recvmsg": 47}.items():
     tries[f"call {name} MSG_OOB"] = call(number, long(first.fileno()), empty, long(1))
 for name, number in {"sendto": 44, "recvfrom": 45}.items():

@@ -1,4 +1,4 @@
-"""Runs commands for tests, each in a process that is forked with the imports done.
+"""Runs quiltfn's commands for tests, each in a forked process, which needs no imports.
 
 Nine tenths of the CPU time of `quiltfn keys` or `quiltfn functions list` goes to the start of
 Python and to imports. The forked process runs the program's own `main` with the command's
@@ -18,15 +18,15 @@ from typing import Any
 
 from forked import CONTEXT
 
-# Becomes the launcher, which must not have the modules of other commands.
+# `serve` becomes the launcher, which must not have loaded the modules of other commands.
 NEVER_FORKED = "serve"
 
 
 def run(
     words: Sequence[str], timeout_s: float, *, cwd: str, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    """The exit code of a command, its output and its errors. A command that takes too long is
-    killed; then raises `subprocess.TimeoutExpired`.
+    """Returns the exit code of a command, its output and its errors. Raises
+    `subprocess.TimeoutExpired` for a command that took too long and was killed.
     """
     with (
         open(os.devnull, "rb") as nothing,
@@ -49,7 +49,7 @@ def run(
 
 
 class _Given:
-    """A file of this process that is passed to a started process."""
+    """The descriptor of a file that the new process gets from this one."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -64,7 +64,7 @@ def _taken(given: Any) -> int:
 
 
 def _become(words: list[str], cwd: str, env: dict[str, str], files: Sequence[int]) -> None:
-    """This process becomes the command."""
+    """Turns this process into the command."""
     from quiltfn import __main__ as program  # noqa: PLC0415 — the tests' process has no use for it
 
     for number, descriptor in enumerate(files):

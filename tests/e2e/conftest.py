@@ -18,8 +18,8 @@ def _grounds() -> Iterator[Lasting[Ground]]:
 
 @pytest.fixture(scope="module")
 def ground(_grounds: Lasting[Ground], request: pytest.FixtureRequest) -> Iterator[Ground]:
-    """A server to attack from within, with a victim, on a monitored host. Shared, since examining
-    the host takes long.
+    """A server to attack from within, with a victim, on a monitored host. Tests share it, since
+    examining the host takes long.
     """
     with _grounds.lent(request) as ground:
         yield ground

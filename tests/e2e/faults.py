@@ -20,14 +20,15 @@ esac
 exec {crun} "$@"
 """
 
-# crun refuses hosts with v1 beside v2, so it must not see the v2 tree there.
+# On a host with v1 beside v2, crun refuses to work, so it gets a mount namespace without the v2
+# tree.
 HIDE = 'mount -t tmpfs none /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
 NO_HYBRID = ["unshare", "--mount", "--propagation", "private", "sh", "-c", HIDE, "sh"]
 
 
 class Runtime:
-    """An OCI runtime that fails or hangs when it creates a sandbox, or is missing, as a test
-    requests.
+    """An OCI runtime that fails or hangs when it creates a sandbox, or whose program is missing, as
+    a test requests.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -46,7 +47,9 @@ class Runtime:
 
 @contextmanager
 def foreign_container(directory: Path) -> Iterator[int]:
-    """A foreign container, in its own control group. Yields its pid on the host."""
+    """Runs a container that is not quiltfn's, in its own control group. Yields its pid on the
+    host.
+    """
     group = Path("/sys/fs/cgroup/memory")
     group = (group if group.is_dir() else group.parent) / f"foreign-{os.getpid()}"
     bundle, root, name = directory / "bundle", directory / "crun-root", f"foreign-{os.getpid()}"

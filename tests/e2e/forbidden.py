@@ -125,7 +125,7 @@ TRIES = {
 }
 result = {}
 for name, attempt in TRIES.items():
-    pid = os.fork()  # in its own process, so that each attempt affects only itself
+    pid = os.fork()  # a separate process, so that each attempt affects only itself
     if pid == 0:
         try:
             attempt()

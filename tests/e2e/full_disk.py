@@ -19,7 +19,7 @@ class Disk:
         self.at, self.data, self._ballast = at, at / "data", at / "fill"
 
     def fill(self) -> None:
-        """Fills the disk in ever smaller pieces until nothing more fits."""
+        """Fills the disk in ever smaller pieces until not even a byte fits."""
         file = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             for size in (1 << 20, 1 << 14, 1 << 12, 512):
@@ -35,7 +35,7 @@ class Disk:
 
 
 class NoRoom(Exception):
-    """Checks that the block raises the error of a full disk."""
+    """Checks that the code in the block raises the error of a full disk."""
 
 
 def write(file: int, data: bytes) -> None:
@@ -50,7 +50,7 @@ def write(file: int, data: bytes) -> None:
 
 @contextlib.contextmanager
 def small_disk(kind: str, size_mib: int) -> Iterator[Disk]:
-    """`kind`: tmpfs, or ext4 on a loop device."""
+    """Mounts a small file system. `kind`: tmpfs, or ext4 on a loop device."""
     with short_dir() as root:
         at, image = root / "disk", root / "image"
         at.mkdir()

@@ -1,7 +1,8 @@
 """The responses to clients during a storm, compared with the server's data afterwards.
 
-Pure: a storm (storms.py) records its requests and responses, and compares at the end. Each client
-changes only its own functions and tokens, so acknowledged changes have one order.
+This module has no input or output: a storm (storms.py) records its requests and responses, and
+compares at the end. Each client changes only its own functions and tokens, so acknowledged changes
+have one order.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Call:
 
 
 def is_spent(status: int, body: Record | None) -> bool:
-    """Whether the key keeps this response permanently, since its first request ended with the
-    server.
+    """Whether the key has a permanent response: its first request ended together with
+    the server.
     """
     return (
         status == 503
@@ -83,8 +84,9 @@ class Verdict:
     never_final: int = 0
     disorder: int = 0
     functions: int = 0
-    lost_late: int = 0  # losses within the time that a power cut may cost, which are allowed
-    oldest_late_s: float = 0.0  # the maximum time from the acknowledgement of a loss to the cut
+    lost_late: int = 0  # allowed losses, which were acknowledged shortly before a power cut
+    # the longest time from the acknowledgement of a lost change to the power cut
+    oldest_late_s: float = 0.0
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -114,9 +116,9 @@ def judge(
     cuts: Iterable[tuple[float, float]] = (),
     may_lose_s: float = 0.0,
 ) -> Verdict:
-    """Compares responses and data. `cuts`: pairs of the time of a power cut and the time at which
-    the server was dead. Changes may be lost if they were acknowledged between `may_lose_s` before
-    the cut and that death.
+    """Compares responses and data. `cuts`: for each power cut, its time and the time at which the
+    server was dead. A change may be lost if it was acknowledged less than `may_lose_s` before the
+    cut, or between the cut and the server's death.
     """
     verdict = Verdict()
     cuts = list(cuts)
@@ -135,14 +137,16 @@ def judge(
 
 
 def lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> float | None:
-    """The time from `at` to a cut that may have caused the loss; None: there is no such cut."""
+    """The time from `at` to the power cut that may have caused the loss; None: there is no such
+    cut.
+    """
     ages = (max(0.0, cut - at) for cut, dead in cuts if cut - may_lose_s <= at <= dead)
     return next(ages, None)
 
 
 def gives_way(record: Record) -> bool:
-    """Whether another node has recorded this end for a lost node, whose own record may arrive
-    later.
+    """Whether another node has recorded this end on behalf of a lost node, whose own record may
+    arrive later.
     """
     return record["status"] == "interrupted" and record.get("error_message") == NODE_LOST.sentence
 
@@ -175,8 +179,8 @@ def _judge_call(
 
 
 def _judge_records(records: list[Record], verdict: Verdict) -> None:
-    """Checks the order of records, newest first: ids give the order of invocations, and times must
-    not contradict it.
+    """Checks the order of records, newest first: ids show the order of invocations, and the times
+    in the records must not contradict it.
     """
     for record in records:
         if record["status"] not in FINAL:

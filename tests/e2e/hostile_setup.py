@@ -23,13 +23,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def times(few: int, many: int) -> int:
-    """The number of attempts: the first in scripts/test, the second in `scripts/soak hostile`."""
+    """The number of attempts: `few` in scripts/test, `many` in `scripts/soak hostile`."""
     return many if IN_FULL else few
 
 
 @dataclass
 class Ground:
-    """`server` acts as the attacker's tenant. `canaries`: files of the host → their content."""
+    """`server` sends requests as the attacker's tenant. `canaries`: the content of each canary on
+    the host.
+    """
 
     server: Server
     victim: Victim
@@ -38,7 +40,7 @@ class Ground:
 
 @contextmanager
 def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server]:
-    """A server with keys, with requests as tenant `attacker`."""
+    """A server with keys, whose requests are those of the tenant `attacker`."""
     with watched(options, crun=crun) as server:
         attacker = make_key(server, "--tenant", "attacker", "--scope", "operator")["key"]
         server.start().http.headers["X-Api-Key"] = attacker
@@ -47,8 +49,8 @@ def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server
 
 @contextmanager
 def ground() -> Iterator[Ground]:
-    """The environment. At the end, checks that the host is unchanged, and that the victim was not
-    affected.
+    """Yields the environment. At the end, checks that the host is unchanged, and that the victim
+    was not affected.
     """
     with ExitStack() as stack:
         server = stack.enter_context(serving())
@@ -68,18 +70,18 @@ def ground() -> Iterator[Ground]:
 
 
 def until_known(server: Server, key: str) -> None:
-    """Waits until the server knows a new key, which takes up to a second."""
+    """Waits until the server accepts a new key, which takes up to a second."""
     headers = {"X-Api-Key": key}
     until(lambda: server.http.get("/api/functions", headers=headers).status_code == 200)
 
 
 def script(code: str) -> str:
-    """A Python program as a handler of the shell runtime."""
+    """A handler of the shell runtime that runs a Python program."""
     return f"exec python3 - <<'END'\n{code}\nEND"
 
 
 def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
-    """A function like `server.call`, whose requests are those of the given tenant."""
+    """Returns a function like `server.call` that sends requests of the given tenant."""
     key = make_key(server, "--tenant", tenant, "--scope", "write")["key"]
     until_known(server, key)
 
@@ -90,8 +92,9 @@ def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
 
 
 class Meter(threading.Thread):
-    """The peaks of the sandboxes' control groups. `pids`: processes of one sandbox; `memory`: bytes
-    of one. `host_drop`: the decrease of the machine's available memory.
+    """Measures the peaks of the sandboxes' control groups. `pids`: the most processes of one
+    sandbox; `memory`: the most bytes of one. `host_drop`: by how much the machine's available
+    memory fell.
     """
 
     def __init__(self, server: Server) -> None:

@@ -1,7 +1,7 @@
 """Finds leftovers of servers under test on this machine.
 
-Other servers may run on the machine meanwhile. So only things with a mark of the given servers
-count: their ids, their directories, and the uid blocks of their sandboxes.
+Other servers may run on the machine at the same time. So a leftover only counts if it has a mark of
+the given servers: their ids, their directories, or the uid blocks of their sandboxes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quiltfn.launcher.state import BLOCK, UIDS_DIR, UIDS_PER_SANDBOX
 from timeouts import scaled
 
 UIDS = range(0x7000_0000, 0x8000_0000)
-# Each server has one uid of these.
+# Each server runs with one of these uids.
 SERVER_UIDS = range(UIDS[0], UIDS[0] + 65_536)
 NETNS = Path("/run/netns")
 OF_A_SERVER = re.compile(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", re.M)
@@ -26,7 +26,7 @@ OF_A_SERVER = re.compile(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", re.M)
 
 @dataclass(frozen=True)
 class Traces:
-    """One sentence for each leftover."""
+    """The leftovers: one sentence for each."""
 
     found: frozenset[str]
 
@@ -57,10 +57,10 @@ def look(root: Path | None, run_dir: Path, servers: Iterable[str]) -> Traces:
 def nothing_since(
     before: Traces, root: Path | None, run_dir: Path, servers: Iterable[str], timeout_s: float = 5.0
 ) -> list[str]:
-    """The leftovers that persist; a test expects none.
+    """Returns the leftovers that persist; a test expects none.
 
-    With many servers, each scan may find a process that its server is just ending, so only repeated
-    findings count.
+    If many servers run, each scan may find a process that is just being ended, so only leftovers
+    that are found repeatedly count.
     """
     ids, began = set(servers), time.monotonic()
     left = look(root, run_dir, ids).since(before)
@@ -73,7 +73,7 @@ def nothing_since(
 
 
 def _cgroups(ids: set[str]) -> Iterable[str]:
-    """Control groups in every hierarchy, and in the tmpfs that contains their mount points."""
+    """Yields control groups in every hierarchy, and in the tmpfs that has their mount points."""
     for path in _directories_below("/sys/fs/cgroup") if ids else ():
         if path.rpartition("/")[2].removeprefix("quiltfn-server-") in ids:
             yield f"control group {path}"
@@ -104,7 +104,8 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
             if "\nPPid:\t2\n" in status:
                 continue  # a kernel thread
             real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
-            # Control groups name a process's server by its id, so they are read only with `ids`.
+            # A control group has the id of the server of its processes, so groups are only read if
+            # ids are given.
             groups = _text(f"/proc/{pid}/cgroup") if ids else ""
             server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids
@@ -118,7 +119,7 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
 
 
 def _server_of(uid: int) -> str | None:
-    """The last server that had the uid's block for its sandboxes; None for any other uid."""
+    """The server that last used this block of uids for its sandboxes; None for any other uid."""
     if uid not in UIDS or uid in SERVER_UIDS:
         return None
     with contextlib.suppress(OSError):
@@ -143,7 +144,7 @@ def _directories(run_dir: Path, ids: set[str]) -> Iterable[str]:
 
 
 def _namespaces(ids: set[str]) -> Iterable[str]:
-    """Named network namespaces. Those that are bound below the run directory are found as
+    """Yields named network namespaces. Those that are bound below the run directory are found as
     mounts.
     """
     if NETNS.is_dir():

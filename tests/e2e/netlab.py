@@ -25,7 +25,7 @@ from quiltfn.launcher import syscalls
 PORT, NAME, OWN = 7777, "public.test", "/proc/thread-self/ns/net"
 HOST_V4 = ("8.8.4.10", "192.168.77.10")
 HOST_V6 = ("2001:4860:4860::10", "fd12:3456::10")
-HOST_RANGE = "11.9.0.7"  # in a range that a route assigns to the host
+HOST_RANGE = "11.9.0.7"  # an address in a range that a route assigns to the host
 HOST_LATER = "8.8.4.77"
 WORLD_V4, WORLD_V6 = "8.8.4.1", ("2001:4860:4860::1", "fd12:3456::1")
 PUBLIC = ("9.9.9.9", "2606:4700::1111")
@@ -54,7 +54,7 @@ FORBIDDEN = (
 
 @dataclass(frozen=True)
 class Lab:
-    """`log`: a line for each address that was reached."""
+    """The names of the namespaces. `log`: has a line for each address that was reached."""
 
     host: str
     world: str
@@ -66,8 +66,8 @@ class Lab:
 
 @contextlib.contextmanager
 def lab(directory: Path) -> Iterator[Lab]:
-    """Creates the namespaces, and puts the calling thread into that of the host; removes everything
-    at the end.
+    """Creates the namespaces, and puts the calling thread into that of the host. Removes everything
+    at the end of the block.
     """
     mark = secrets.token_hex(3)
     made = Lab(f"qh{mark}", f"qw{mark}", directory / "reached")
@@ -94,7 +94,7 @@ def lab(directory: Path) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
-    """During the block, puts the calling thread, and processes that it starts, into that
+    """During the block, puts the calling thread and the processes that it starts into the
     namespace.
     """
     own, there = (os.open(path, os.O_RDONLY) for path in (OWN, f"/run/netns/{name}"))

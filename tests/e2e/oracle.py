@@ -36,7 +36,7 @@ SWITCHES = (
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/profiling",
 )
-# Counters and other values that change by themselves.
+# Counters and other values that change without an attack.
 MOVING = re.compile(
     r"random/|pty/nr|fs/(quota/|aio-nr|dentry-state|file-nr|inode-nr|inode-state)|ns_last_pid|"
     r"vm/(nr_|stat_refresh|compact_memory|drop_caches)|perf_event_max_sample_rate|kernel/tainted"
@@ -46,7 +46,7 @@ TROUBLE = re.compile(r"BUG:|Oops|hung_task|blocked for more than")
 
 
 def look(canaries: Iterable[Path] = ()) -> dict[str, str]:
-    """Name of each examined item → its value."""
+    """Returns the value of each examined item, by its name."""
     facts = {str(path): text_of(path) for path in canaries}
     facts |= {name: digest(Path(name)) for name in PROGRAMS}
     for top in SETTINGS:
@@ -79,7 +79,9 @@ def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 @contextmanager
 def canaries(*directories: Path) -> Iterator[dict[Path, str]]:
-    """Files that are readable for every process that can reach them: path → content."""
+    """Creates files that every process can read that can reach them. Yields their content by
+    path.
+    """
     text = {one / f"canary-{secrets.token_hex(4)}": secrets.token_hex(24) for one in directories}
     try:
         for path, secret in text.items():
@@ -109,7 +111,8 @@ def digest(path: Path) -> str:
 
 def mounts() -> Iterator[str]:
     for line in lines_of("/proc/self/mountinfo"):
-        if "quiltfn" not in line and " - nsfs " not in line:  # those belong to other running tests
+        # mounts with these words belong to other tests that run now
+        if "quiltfn" not in line and " - nsfs " not in line:
             yield line.split()[4]
 
 
@@ -123,7 +126,9 @@ def keys() -> Iterator[str]:
 
 
 def files_of_sandboxes() -> Iterator[str]:
-    """Files of sandboxes that are visible on the host, two levels deep; there must be none."""
+    """Yields files of sandboxes that can be seen on the host, two levels deep; there must be
+    none.
+    """
     for top in SEEN_BY_ALL:
         for path, below, files in os.walk(top):
             if path != top:
@@ -150,9 +155,9 @@ def kernel_trouble() -> int:
 # The victim -----------------------------------------------------------------------------------
 
 EVERY_S, BASELINE_CALLS = 0.2, 20
-# The delay that scheduling may add before a test fails: two cores run the server, attackers,
-# victim, and perhaps other work. The stricter bound without this delay is reported beside the
-# figure.
+# A test fails if an attack delays the victim by more than this. It includes delays by scheduling:
+# two cores run the server, attackers, the victim, and perhaps other work. The stricter bound
+# without this delay is reported beside the figure.
 TOLERANCE_MS = 250.0
 
 

@@ -1,8 +1,8 @@
-"""`quiltfn` with a server that sees simulated reboots, and makes a mistake on request:
+"""`quiltfn` with a server that sees simulated reboots, and that has a planted bug on request:
 `rebooting.py FILE MISTAKE serve …`.
 
 FILE has the id of the machine's current boot. MISTAKE is one of `MISTAKES` or `FLEET_MISTAKES`.
-quiltfn's code is unaffected.
+Apart from the bug, quiltfn's code is unchanged.
 """
 
 import os
@@ -13,7 +13,7 @@ from quiltfn.__main__ import main
 
 MISTAKES = {
     "none": "",
-    # Mistake: work is acknowledged before it is on disk.
+    # Bug: an asynchronous invocation is acknowledged before it is on disk.
     "early": """
 import asyncio
 from quiltfn.store.calls import work
@@ -25,17 +25,17 @@ async def early(self, accepted):
     self.late = [*getattr(self, "late", [])[-1000:], asyncio.create_task(late(self, accepted))]
 work.SqlWork.accept = early
 """,
-    # Mistake: a start ignores attempts that had begun.
+    # Bug: a start ignores attempts that had started.
     "untold": """
 from quiltfn.store.calls.journal import SpoolJournal
 SpoolJournal.opened = lambda self, record: None
 """,
 }
-# Mistakes of a node of a fleet.
+# Bugs of a node in a fleet.
 FLEET_MISTAKES = {
     "none": "",
     "lose": MISTAKES["early"],
-    # Mistake: another node can also claim the first item that a node claims.
+    # Bug: another node can also claim the first invocation that a node claims.
     "double": """
 from quiltfn.store.calls.work import SqlWork
 claim = SqlWork.claim
@@ -45,7 +45,7 @@ async def claim_and_give_back(self, *given, **more):
     return found
 SqlWork.claim = claim_and_give_back
 """,
-    # Mistake: a node starts instances up to the function's maximum, regardless of other nodes.
+    # Bug: a node starts instances up to the function's maximum, regardless of other nodes.
     "exceed": """
 from quiltfn.fleet.slots import SlotKeeper
 def allow(self, row, count):

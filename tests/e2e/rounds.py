@@ -1,4 +1,5 @@
-"""Rounds of invocations that race with a change of their function: update, rollback, pause, delete.
+"""Rounds of invocations that race with a change of their function: update, rollback, pause or
+delete.
 
 `scripts/soak races` runs a thousand rounds of each; `test_races.py` fifty.
 """
@@ -20,15 +21,16 @@ from e2e.timed_client import Client, Marked, TimedResponse, client_of, deploy, i
 from timeouts import scaled
 
 CALLERS = (2, 8)
-# Maximum delay of a change after the start of a round, so that every moment is covered.
+# The maximum delay between the start of a round and its change: random delays cover every moment of
+# an invocation.
 LATE_S = 0.03
 MOST_S = 20.0
 
 
 @dataclass
 class Observed:
-    """The observations by kind of change. `overlapping`: the number of invocations that ran during
-    the change.
+    """The observations for one kind of change. `overlapping`: the number of invocations that ran
+    during the change.
     """
 
     rounds: int = 0
@@ -48,7 +50,7 @@ class Observed:
 
 @dataclass
 class Race:
-    """Clients that invoke continuously, and one change meanwhile."""
+    """Clients that invoke continuously while one change is made."""
 
     random: random.Random
     observed: Observed = field(default_factory=Observed)
@@ -56,8 +58,8 @@ class Race:
     async def run(
         self, function: Marked, change: Callable[[], Awaitable[TimedResponse]]
     ) -> tuple[TimedResponse, list[TimedResponse]]:
-        """The responses to the change and to all invocations; each client's last one began after
-        it.
+        """Returns the responses to the change and to all invocations. The last invocation of each
+        client started after the change.
         """
         gate, changed = asyncio.Event(), asyncio.Event()
         callers = [
@@ -181,13 +183,13 @@ KINDS = {"update": updates, "rollback": rollbacks, "pause": pauses, "delete": de
 
 
 async def is_at_rest(client: Client) -> bool:
-    """Whether nothing of the tenant is left."""
+    """Whether the tenant has no instances."""
     stats = (await client.ask("GET", "/api/functions/pool/stats")).body
     return bool(stats["total_count"] == 0)
 
 
 async def play(server: Server, kind: str, rounds: int, seed: int) -> Observed:
-    """Runs rounds of one kind, and checks at the end that nothing of the functions is left."""
+    """Runs rounds of one kind; at the end, checks that the functions have left nothing."""
     race = Race(random.Random(seed))
     async with client_of(server) as client:
         await KINDS[kind](client, race, rounds)

@@ -1,4 +1,4 @@
-"""Runtimes for tests: files from a dictionary are packed, uploaded and added."""
+"""Runtimes for tests, made from dictionaries of files: packed, uploaded and added."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _numbers = itertools.count(1)
 
 
 def pack(files: dict[str, str | bytes]) -> bytes:
-    """A tar archive; a file whose name ends with * is executable."""
+    """A tar archive of the files. A file whose name ends with * becomes executable."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
@@ -46,10 +46,10 @@ def add(
 
 
 def python(server: Server, source: str, **fields: Any) -> Function:
-    """A deployed function: `handler` of a module with that source."""
+    """Deploys a function: the `handler` of a Python module with this source."""
     return server.deploy("mod:handler", runtime=add(server, "python", {"mod.py": source}), **fields)
 
 
 def node(server: Server, source: str, **fields: Any) -> Function:
-    """Like `python`, for JavaScript: a CommonJS module that exports `handler`."""
+    """Deploys a function: the `handler` that a CommonJS module with this source exports."""
     return server.deploy("mod:handler", runtime=add(server, "node", {"mod.js": source}), **fields)

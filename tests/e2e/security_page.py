@@ -1,11 +1,13 @@
-"""The page of the security tests, from its rows. Pure: scripts/generate.py writes the file."""
+"""The page of the security tests, made from its rows. This module only returns the text;
+scripts/generate.py writes the file.
+"""
 
 from collections.abc import Iterable
 from typing import Any
 
 DATE = "2026-11-25"
 DATE_V2 = "2026-11-25"
-TOLERANCE_MS = 250.0  # the same as in oracle.py, which a test checks
+TOLERANCE_MS = 250.0  # the same value as in oracle.py; a test compares them
 VICTIM = (
     "On 2026-11-25, on a quiet machine, during the 21 minutes of `scripts/soak hostile`: 6,293 invocations, 0 failures, "
     "p50 2.6 ms, p99 10.1 ms; with a baseline of 2.8 ms, the bound was 12.8 ms."
@@ -46,7 +48,7 @@ the machine share two cores. {victim}
 
 
 def page(cases: Iterable[Any]) -> str:
-    """docs/reference/security-tests.md."""
+    """The text of docs/reference/security-tests.md."""
     return HEAD.format(date=DATE, date_v2=DATE_V2, tolerance=TOLERANCE_MS, victim=VICTIM) + "".join(
         map(line, cases)
     )

@@ -1,4 +1,6 @@
-"""A real `quiltfn serve` for tests: its own directories, a free port, ended only by its pids."""
+"""A real `quiltfn serve` for tests: it has its own directories and a free port, and tests end it
+only by its pids.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,18 @@ QUILTFN = Path(sys.executable).parent / "quiltfn"
 CRUN = "/usr/bin/crun"
 RUNSC = "/usr/bin/runsc"
 GVISOR = f"--runsc {RUNSC}"
-# `scripts/soak hostile` runs the whole catalogue with all attempts, each for up to five minutes.
+# With `scripts/soak hostile`, tests of attacks make all attempts, each for up to five minutes.
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
 # The parents of the servers' control groups: with cgroup v1, and with v2.
 HOMES = (Path("/sys/fs/cgroup/pids/quiltfn"), Path("/sys/fs/cgroup/quiltfn"))
 READY = re.compile(r"listening on (http://[\d.]+:\d+)\n")
-START_S, STOP_S = 40.0, 45.0  # before `scaled`
+START_S, STOP_S = 40.0, 45.0  # the time limit before `scaled`
 _names = itertools.count(1)
 
 
 def why_not() -> str | None:
-    """Why no real server can be started here; None: one can."""
+    """The reason why no real server can be started here; None: it can."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.access(CRUN, os.X_OK):
@@ -61,14 +63,14 @@ def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
             return value
         passed_s = time.monotonic() - began
         assert passed_s < scaled(timeout_s), f"not within {scaled(timeout_s)} s: {holds}"
-        # Polling takes CPU time; after a long wait, a small delay does not matter.
+        # Polling takes CPU time, and after a long wait a small delay does not matter.
         time.sleep(min(max(0.01, passed_s / 20), 0.05))
 
 
 @contextlib.contextmanager
 def short_dir() -> Iterator[Path]:
-    """A directory that every user can reach, since a sandbox's root user must reach the root
-    image.
+    """A directory that every user can reach: a sandbox's root user must reach the root
+    image in it.
     """
     path = Path(tempfile.mkdtemp(prefix="quiltfn-test-"))
     path.chmod(0o755)
@@ -93,11 +95,12 @@ def quiltfn(
     own_process: bool = False,
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: int | IO[bytes] = subprocess.DEVNULL,  # piped input would become the payload
+    # otherwise, a piped input would become the payload
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
 ) -> Completed:
-    """Runs a command to its end. `own_process`: start a new Python process, instead of forking one
-    that has the imports (see `e2e/commands.py`). Threads need it: one could take another's exit
-    code.
+    """Runs a command until it ends. `own_process`: starts a new Python process instead of forking
+    one that has loaded the modules (see `e2e/commands.py`). Tests with threads need this, since one
+    thread could take another's exit code.
     """
     words, env = [str(QUILTFN), *arguments], os.environ if env is None else env
     is_own = own_process or arguments[0] == commands.NEVER_FORKED or stdin != subprocess.DEVNULL
@@ -117,7 +120,7 @@ def quiltfn(
 
 
 class AnyServer(Protocol):
-    """One server, or several that share their data."""
+    """One server, or several servers that share their data."""
 
     @property
     def url(self) -> str:
@@ -166,15 +169,16 @@ class Server:
         ]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         self.headers: dict[str, str] = {}  # the headers of every request
-        self.ids: set[str] = set()  # of every server process that has run in these directories
-        # For commands that manage keys.
+        # the pid of every server process that has run in these directories
+        self.ids: set[str] = set()
+        # The environment of commands that manage keys.
         self.key_options: Sequence[str] = ("--data-dir", str(self.data_dir))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = root / "stderr"
         self.url = ""
         self._threads = ThreadPoolExecutor(64)
 
-    # Life ------------------------------------------------------------------------------------
+    # Start and end ---------------------------------------------------------------------------
 
     def start(self) -> Server:
         before = self.server_dirs()
@@ -266,7 +270,7 @@ class Server:
                 try:
                     self.process.wait(scaled(5))
                 except subprocess.TimeoutExpired:
-                    self.terminate()  # a failed test has left running invocations
+                    self.terminate()  # a failed test may leave running invocations
                 code = self.wait()
                 assert code == 0, f"after SIGTERM: exit code {code}\n{self.log.read_text()}"
         finally:
@@ -308,7 +312,7 @@ class Server:
                     return pid
         return None
 
-    # What a test asks it ---------------------------------------------------------------------
+    # Requests and observations of a test -----------------------------------------------------
 
     def call(self, method: str, path: str, json: Any = None) -> httpx.Response:
         return self.http.request(method, path, json=json)
@@ -359,7 +363,9 @@ class Server:
         return record
 
     def clear(self) -> None:
-        """Deletes the functions, their schedules, and the runtimes of the client's tenant."""
+        """Deletes the functions of the client's tenant, their schedules, and the tenant's
+        runtimes.
+        """
         for function in self.call("GET", "/api/functions?limit=1000").json()["functions"]:
             self.call("DELETE", f"/api/functions/{function['id']}")
         for runtime in self.call("GET", "/api/runtimes").json()["runtimes"]:
@@ -370,7 +376,8 @@ class Server:
         return int(status_of(self.pid)["VmRSS"].split()[0])
 
     def sandbox_pids(self) -> dict[str, list[int]]:
-        """The host's pids of all processes in each sandbox of this server, including zombies.
+        """The pids on the host of all processes in each of this server's sandboxes, including
+        zombies.
 
         Reads them from the control groups: tests poll this, and reading each process of the host
         would take 10 ms of CPU time.
@@ -384,7 +391,7 @@ class Server:
                 for group in (sandbox, *directories(sandbox)):
                     if pids := numbers(group / "cgroup.procs"):
                         found.setdefault(sandbox.name, []).extend(pids)
-            # cgroup.procs omits zombies, which are still children of some process.
+            # cgroup.procs omits zombies; they are found as children of another process.
             known = set(itertools.chain(*found.values()))
             others = {one for pid in (*known, self.launcher) for one in all_children(pid)} - known
         for pid in others:
@@ -419,19 +426,19 @@ class Server:
         return int(self.metric("quiltfn_prewarmed_sandboxes"))
 
     def guests(self) -> dict[str, int]:
-        """The first process of every sandbox that has one, by the sandbox's name."""
+        """The pid of the first process of every sandbox that has one, by the sandbox's name."""
         return {
             name: pid for name, pids in self.sandbox_pids().items() for pid in pids if is_first(pid)
         }
 
     def guest_of(self, comm: str) -> int:
-        """The first process of a sandbox in which a process of that name runs."""
+        """The pid of the first process in the sandbox in which a process of this name runs."""
         named = set(until(lambda: self.named(comm)))
         guests, everybody = self.guests(), self.sandbox_pids()
         return next(guests[name] for name, pids in everybody.items() if named & set(pids))
 
     def named(self, comm: str) -> list[int]:
-        """The sandboxes' processes of that name."""
+        """The pids of processes of this name in all sandboxes."""
         found = []
         for pid in itertools.chain(*self.sandbox_pids().values()):
             with contextlib.suppress(OSError):
@@ -440,10 +447,10 @@ class Server:
         return found
 
     def wake(self, count: int = 1) -> None:
-        """Waits until `count` processes `sleep` run in handlers, and ends them."""
+        """Waits until `count` processes `sleep` run in handlers, and ends these processes."""
         until(lambda: len(self.named("sleep")) >= count)
         for pid in self.named("sleep"):
-            os.kill(pid, signal.SIGPIPE)  # the only fatal signal that a shell does not report
+            os.kill(pid, signal.SIGPIPE)  # a shell reports every other fatal signal
 
 
 @dataclass
@@ -492,11 +499,12 @@ def watched(
     """Yields a server that is not started yet. At the end, checks that it has left nothing on the
     host.
 
-    `options`: of `quiltfn serve`; ROOT stands for the server's own directory. `more`: further
-    arguments of `kind`.
+    `options`: options of `quiltfn serve`; ROOT stands for the server's own directory. `more`:
+    further arguments of `kind`.
     """
     with short_dir() as root:
-        before = leftovers.look(None, root / "run", ())  # no process can name the new directory yet
+        # no running process can have the name of the new directory
+        before = leftovers.look(None, root / "run", ())
         server = kind(root, options=options.replace("ROOT", str(root)), **more)
         try:
             yield server
@@ -511,7 +519,7 @@ def children(pid: int) -> list[int]:
 
 
 def keeper_of(launcher: int) -> int:
-    """The child of the launcher that runs the launcher's own program."""
+    """The child of the launcher that runs the launcher's own program again: its keeper."""
 
     def program(pid: int) -> bytes:
         with contextlib.suppress(OSError):
@@ -532,7 +540,7 @@ def all_children(pid: int) -> list[int]:
 
 
 def numbers(file: Path) -> list[int]:
-    """The numbers in a file of the kernel; none if the file is gone."""
+    """The numbers in a file of the kernel; an empty list if the file is gone."""
     with contextlib.suppress(OSError):
         return [int(one) for one in file.read_text().split()]
     return []
@@ -546,7 +554,7 @@ def directories(group: Path) -> list[Path]:
 
 
 def status_of(pid: int) -> dict[str, str]:
-    """/proc/<pid>/status."""
+    """The fields of /proc/<pid>/status."""
     return parse_status(Path(f"/proc/{pid}/status").read_text())
 
 
@@ -562,7 +570,9 @@ def parse_status(text: str) -> dict[str, str]:
 
 
 def is_first(pid: int) -> bool:
-    """Whether the process is pid 1 in its namespace; the order of the host's pids does not tell."""
+    """Whether the process is pid 1 in its namespace. The order of the pids on the host does not
+    show this.
+    """
     with contextlib.suppress(OSError):
         return status_of(pid)["NSpid"].split()[-1] == "1"
     return False

@@ -41,18 +41,17 @@ from e2e.work_load import WITNESSED, WorkLoad, pages, witness
 from quiltfn.launcher import syscalls
 from timeouts import scaled
 
-CALLERS, QUEUERS = 10, 14  # numbers of clients that invoke, and that queue work
+CALLERS, QUEUERS = 10, 14  # the numbers of clients that invoke, and of those that queue invocations
 INSTANCES = 8
 PAUSE_S = 0.005
-CONNECTIONS_MAX = 8  # functions of one client
-BETWEEN_S = 1.0, 7.0  # seconds between faults that make the server unavailable
+CONNECTIONS_MAX = 8  # connections that one thread of a client keeps
+BETWEEN_S = 1.0, 7.0  # the time between faults that make the server unavailable, in seconds
 # The delay before a client repeats an unserved or unanswered request, unless a server has started
 # by then.
 REFUSED_S, AWAY_S = 0.2, 1.0
-# `_IOR('X', 125, __u32)`, and the flag that drops the content of ext4's journal, as a power cut
-# does.
+# `_IOR('X', 125, __u32)`, and the flag to drop ext4's journal, as a power cut does.
 EXT4_SHUTDOWN, WITHOUT_JOURNAL = 0x8004587D, 2
-# With relaxed durability, a power cut may cost 50 ms, plus the time of a sync of the disk. The
+# With relaxed durability, a power cut may lose 50 ms, and the time that the disk takes to sync. The
 # actual loss is printed.
 RELAXED_S = 0.5
 DISK_MIB = 512  # enough for an hour of records; the image is sparse
@@ -96,7 +95,7 @@ class Load:
             thread.join()
 
     def _live(self, number: int, dice: random.Random) -> None:
-        pending: list[Call] = []  # requests with a key that got no response yet
+        pending: list[Call] = []  # keyed requests that got no response yet
         owned: list[Owned] = []
         for turn in range(1_000_000_000):
             if self._stop.is_set():
@@ -158,7 +157,7 @@ class Load:
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Status and body; 0 without a response."""
+        """Returns status and body; the status is 0 without a response."""
         connection = self._connection()
         headers = self.server.headers | (headers or {})
         data = None if body is None else json.dumps(body)
@@ -208,13 +207,14 @@ def look(load: Load) -> Seen:
     )
 
 
-# The kinds ---------------------------------------------------------------------------------------
+# Kinds of storms ---------------------------------------------------------------------------------
 
 
 @dataclass
 class Storm:
-    """`cuts`: when power was cut, and when all processes were dead. `blows`: the faults, counted.
-    `kills`: how often every process was killed, and `away_s`: how long the server was unavailable.
+    """A storm of one kind. `cuts`: the times of each power cut, and of the end of all processes
+    after it. `blows`: the number of faults of each kind. `kills`: how often every process was
+    killed; `away_s`: how long the server was unavailable.
     """
 
     server: Server
@@ -240,7 +240,7 @@ class Storm:
         self.load.is_served.clear()
 
     def kill(self) -> None:
-        """Kills server, launcher or both; the other processes end by themselves."""
+        """Kills the server, the launcher or both. The other processes end by themselves."""
         self.is_killed()
         whom = self.dice.choice(("server", "launcher", "both"))
         self.blows[f"kill -9 of {whom}"] += 1
@@ -285,7 +285,7 @@ def disk_storm(storm: Storm, until: float) -> None:
         time.sleep(storm.dice.uniform(0.5, 2.0))
         if storm.dice.random() < 0.4:
             storm.kill()
-            storm.start_again()  # without a free byte
+            storm.start_again()  # the server starts although no byte is free
             storm.blows["start on a full disk"] += 1
             time.sleep(1)
         filler.unlink()
@@ -299,7 +299,7 @@ def clock_storm(storm: Storm, until: float) -> None:
     while time.monotonic() < until:
         time.sleep(storm.dice.uniform(0.5, 3.0))
         by_s = round(storm.dice.choice((-1, 1)) * 10 ** storm.dice.uniform(0, 6))
-        # Three in ten jumps go back to the real time; the others add up, forward and back.
+        # Three in ten jumps lead back to the real time; the others add up, forward or back.
         away_s = 0 if storm.dice.random() < 0.3 else away_s + by_s
         jump.set(away_s)
         storm.blows["jump"] += 1
@@ -333,14 +333,14 @@ class Disk:
     def make(self) -> None:
         with self.image.open("wb") as file:
             file.truncate(DISK_MIB << 20)
-        # Without reserved blocks, which root's filler could use, but not the server.
+        # Only root's filler could use reserved blocks, but not the server, so there are none.
         run("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
         self.path.mkdir()
         self.mount()
 
     def mount(self) -> None:
-        """Retries until the mount is a new file system: an ending process may still hold the old
-        one.
+        """Mounts the image again until the mount is a new file system: the old one may still be
+        held by an ending process.
         """
         end = time.monotonic() + scaled(20)
         while True:
@@ -363,7 +363,7 @@ class Disk:
             time.sleep(0.05)
 
     def cut(self) -> float:
-        """Stops all writes. Returns when, by the monotonic clock."""
+        """Stops all writes. Returns the time of that by the monotonic clock."""
         opened = os.open(self.path, os.O_RDONLY)
         try:
             at = time.monotonic()
@@ -450,8 +450,8 @@ class Report:
 
 
 def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Report:
-    """Runs one storm of that kind; returns the result of checking its history. `mistake`: one of
-    those in rebooting.py, which the server then makes.
+    """Runs one storm of this kind; returns the result of checking its history. `mistake`: a bug
+    from rebooting.py, with which the server runs.
     """
     storm_of, server_of, options = KINDS[kind]
     more = {}
@@ -464,7 +464,7 @@ def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Re
         server.start()
         load = Load(server)
         work = WorkLoad(server, load.ask, is_clock_set=kind == "clock")
-        if mistake is not None:  # a short wait for the end of work is enough to find it
+        if mistake is not None:  # this bug is found without a long wait for invocations
             work.over_s = 1.0
         storm = Storm(server, load, random.Random(seed))
         load.start(seed)
@@ -496,7 +496,8 @@ def main() -> int:
     parser.add_argument("--mistake", choices=sorted(MISTAKES), help="a control: it must be found")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
-    # Otherwise other servers' mount namespaces would keep this disk mounted after the cut.
+    # Without this, mount namespaces of other servers would keep this disk mounted after the power
+    # cut.
     syscalls.unshare_mounts()
     clean = True
     for kind in given.kind or KINDS:

@@ -1,5 +1,5 @@
-"""`service.story_driver.Driver` for a real server with real sandboxes, one per story; and for three
-nodes of a fleet, with requests to any of them.
+"""The drivers of stories on real sandboxes: one with a new server per story, and one with three
+nodes of a fleet, which sends each request to any of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fleet.front import fronted
 from service.story_machine import StoryMachine
 
 ANSWER_S = 60.0
-BEGUN_S = 0.03  # seconds for a request to reach its handler, or its queue
+BEGUN_S = 0.03  # the time in which a request should reach its handler or its queue, in seconds
 
 
 class RealRunning:
-    """A request in its own thread."""
+    """A request that is sent by a separate thread."""
 
     def __init__(self, answer: Future[httpx.Response | None]) -> None:
         self._answer = answer
@@ -42,8 +42,8 @@ class RealRunning:
 
 
 class RealDriver:
-    """`speed` is ignored: real sandboxes have their own. At the end, checks that nothing is left on
-    the host.
+    """Drives a real server. `speed` is ignored, since real sandboxes take their own time. At the
+    end, checks that nothing is left on the host.
     """
 
     slow, delays, is_fleet = (0.2, 0.7, 1.5), (0, 0, 1, 2), False
@@ -68,7 +68,7 @@ class RealDriver:
         return None
 
     def start_call(self, method: str, path: str, body: Any = None) -> RealRunning:
-        client = self._http  # complaints of this run of the server
+        client = self._http  # the client of this run of the server
 
         def send() -> httpx.Response | None:
             try:
@@ -94,7 +94,7 @@ class RealDriver:
         name, guest, where = found[which % len(found)]
         with contextlib.suppress(ProcessLookupError):
             os.kill(guest, signal.SIGKILL)
-        # Gone once the server has noticed, and has it removed.
+        # The directory is gone once the server has noticed the end and removed the sandbox.
         until(lambda: not (where / name).exists())
         return True
 
@@ -116,7 +116,9 @@ class RealDriver:
 
 
 class FleetDriver(RealDriver):
-    """Each request goes to one of three nodes, and a restart restarts one after the other."""
+    """Drives a fleet. Each request goes to one of three nodes; a restart restarts one node after
+    the other.
+    """
 
     is_fleet = True
     _names = itertools.count(1)
@@ -149,7 +151,9 @@ def start_again(server: Server, *, kill: bool) -> None:
 
 
 def listed(server: Server) -> Path:
-    """The sandboxes in the OCI runtime's list: each has a directory with a status."""
+    """The directory that has one directory with a status for each sandbox in the OCI runtime's
+    list.
+    """
     return server.sandbox_files / "crun"
 
 

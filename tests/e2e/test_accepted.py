@@ -1,6 +1,4 @@
-"""Asynchronous invocations in real sandboxes, with a server that is stopped and killed
-meanwhile.
-"""
+"""Asynchronous invocations in real sandboxes, whose server is stopped and killed."""
 
 import random
 import time
@@ -26,7 +24,7 @@ def server() -> Iterator[Server]:
 
 
 def accept(server: Server, function: Function, count: int, **query: Any) -> list[str]:
-    """Queues invocations; returns the ids of those that were acknowledged."""
+    """Queues invocations; returns the ids of the acknowledged ones."""
     ids = []
     for number in range(count):
         answer = server.http.post(

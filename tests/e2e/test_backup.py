@@ -46,11 +46,12 @@ def refused(*arguments: str) -> str:
 def test_what_was_acknowledged_before_a_backup_is_in_it(
     server: Server, another: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """Invocations and creates continue during the backup; the server is killed; another one has
-    everything.
+    """Clients invoke and create functions during the backup, and then the server is killed. A
+    server that restores the backup must have everything that was acknowledged before the backup.
     """
     function = server.deploy("cat", max_instances=4)
-    answered: list[tuple[str, str]] = []  # each invocation, once it has its response
+    # the id and the output of each invocation that got a response
+    answered: list[tuple[str, str]] = []
     made: list[str] = []
     stop = threading.Event()
 
@@ -102,7 +103,7 @@ def test_what_was_acknowledged_before_a_backup_is_in_it(
 
 
 def an_image(server: Server, tmp_path: Path) -> str:
-    """Creates a runtime with files, and a function that uses it; returns the image's digest."""
+    """Creates a runtime with files and a function that uses it; returns the digest of the image."""
     (tmp_path / "app" / "lib").mkdir(parents=True)
     (tmp_path / "app" / "run.sh").write_text("echo from the image\n")
     (tmp_path / "app" / "run.sh").chmod(0o755)
@@ -122,8 +123,8 @@ def an_image(server: Server, tmp_path: Path) -> str:
 def test_images_keys_and_settings_of_a_stopped_server_come_back(
     server: Server, another: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """Images with code; and base images, for a version and for a name, with a link that files at
-    /app must not have.
+    """There are images with code, and base images for a version and for a name. Base images have a
+    link that files for /app must not have; restoring must accept it.
     """
     digest = an_image(server, tmp_path)
     server.deploy("echo hello", name="kept")
@@ -186,7 +187,7 @@ def test_a_restore_needs_a_whole_archive_and_an_empty_place(server: Server, tmp_
     before = {one.name: one.read_bytes() for one in server.data_dir.iterdir() if one.is_file()}
     assert "not empty" in refused("restore", str(file), *into)
 
-    # A damaged archive changes nothing, wherever the damage is.
+    # An archive that is damaged anywhere must change nothing.
     for at in (0.0002, 0.6):
         broken = damaged(file, tmp_path / "broken", at)
         assert str(broken) in refused("restore", str(broken), "--data-dir", str(empty))
@@ -199,7 +200,8 @@ def test_a_restore_needs_a_whole_archive_and_an_empty_place(server: Server, tmp_
     restore(file, server.data_dir, "--replace")
     (aside,) = server.data_dir.glob("replaced-*")
     assert (aside / "quiltfn.db").read_bytes() == before["quiltfn.db"]
-    for _ in range(2):  # possibly within a second: nothing that was moved aside is overwritten
+    # both may happen in the same second, and must not overwrite directories that were moved aside
+    for _ in range(2):
         restore(file, server.data_dir, "--replace")
     assert len(list(server.data_dir.glob("replaced-*/quiltfn.db"))) == 3
     server.start()
@@ -281,7 +283,7 @@ def test_a_backup_that_is_ended_leaves_nothing(shared: Server, tmp_path: Path) -
     long = server.data_dir / "images" / ("ab" * 32)
     long.mkdir(mode=0o755)
     (long / "file").touch()
-    os.truncate(long / "file", 4 << 30)  # sparse: reading it takes long
+    os.truncate(long / "file", 4 << 30)  # a sparse file, which takes long to read
     command = [str(QUILTFN), "backup", str(tmp_path / "kept"), "--data-dir", str(server.data_dir)]
     process = subprocess.Popen(command)
     try:

@@ -63,7 +63,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def tiny(server: Server, tree: Path) -> str:
-    """The digest of that root; the runtime `tiny` uses it."""
+    """Uploads the root file system, and adds the runtime `tiny` with it; returns its digest."""
     digest = str(upload(server, tiny_root.packed(tree))["digest"])
     add(server, "tiny", base_image=digest)
     return digest
@@ -104,7 +104,9 @@ def test_code_and_packages_are_over_it_and_it_is_none_of_them(server: Server, ti
 
 
 def test_no_set_user_id_remains_and_no_capability(server: Server, tree: Path) -> None:
-    """Negative control: the archive has the bits."""
+    """The archive has the bits (negative control), the sandbox has neither them nor a
+    capability.
+    """
     (tree / "usr/bin/su").chmod(0o6755)
     archive = tiny_root.packed(tree)
     (tree / "usr/bin/su").chmod(0o755)
@@ -167,7 +169,8 @@ def entries(tree: Path) -> Iterator[Entry]:
             yield file(name, path.read_bytes(), mode=path.stat().st_mode & 0o777)
 
 
-# Behaves like a shell with the guest's ids: it leaves a file that only root can create.
+# This program behaves like a shell that is forked with the guest's ids, and leaves a file that
+# shows the user id.
 TELLTALE = '#!/usr/bin/dash\necho >/tmp/as-$(id -u)\nexec /usr/bin/dash "$@"\n'
 LOOK = "ls /tmp/"
 
@@ -183,7 +186,7 @@ def test_its_shell_never_runs_with_the_privileges_of_the_guest(tmp_path: Path, l
             add(server, "tiny", base_image=upload(server, tiny_root.packed(root))["digest"])
             weakened.lacks(lacks)
             seen = said(server, LOOK, "tiny").split()
-    # Negative control: what runs, and as which user, if the guest is told to fork such a shell.
+    # Negative control: a guest that is told to fork such a shell runs it as root.
     assert seen == (["as-0"] if lacks else ["as-1000"])
 
 
@@ -210,13 +213,13 @@ def test_a_prewarmed_sandbox_of_a_base_image_becomes_an_instance(tree: Path) -> 
         add(server, "tiny", base_image=base)
         function = server.deploy("cat /etc/os-release", runtime="tiny")
         until(lambda: len(server.guests()) == 2)  # the instance, and a prewarmed sandbox
-        until(lambda: server.prewarmed() == 1)  # a guest runs before its sandbox is available
+        until(lambda: server.prewarmed() == 1)  # the guest runs before its sandbox counts as ready
         before = set(server.guests())
         assert function.invoke()["stdout"] == "ID=tiny\n"
         assert (
             server.deploy("cat /etc/os-release", runtime="tiny").invoke()["stdout"] == "ID=tiny\n"
         )
-        # The next one: none was created for it.
+        # The next sandbox was prewarmed; none was created for the second function.
         until(lambda: len(set(server.guests()) - before) == 1)
 
 

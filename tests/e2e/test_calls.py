@@ -1,6 +1,4 @@
-"""What a handler can do to its invocation, and what the caller and the host see of it
-afterwards.
-"""
+"""What a handler can do to its invocation, and what the caller and the host see of that."""
 
 import hashlib
 import json
@@ -60,7 +58,7 @@ def test_sandboxes_that_ended_leave_no_process_and_no_zombie(shared: Server) -> 
         function.delete()
     until(lambda: len(before.keys() - shared.sandbox_pids().keys()) >= len(functions))
     ended = before.keys() - shared.sandbox_pids().keys()
-    # A zombie has an entry in /proc like any other process.
+    # A zombie has an entry in /proc, like any other process; so zombies must be gone, too.
     known = [pid for sandbox in ended for pid in before[sandbox]]
     until(lambda: not [pid for pid in known if Path(f"/proc/{pid}").exists()])
     until(lambda: not [pid for pid in children(shared.launcher) if not is_alive(pid)])
@@ -93,7 +91,7 @@ def test_closed_output_is_an_end_like_any_other(shared: Server) -> None:
     assert shared.run("exec >&- 2>&-; exit 0")["status"] == "success"
 
 
-# Ends ----------------------------------------------------------------------------------------
+# Kinds of ends -------------------------------------------------------------------------------
 
 
 CODES = {"exit 3": 3, "exit 255": 255, "kill -KILL $$": 137, "kill -SEGV $$": 139}
@@ -110,7 +108,7 @@ def test_a_failure_tells_its_code(shared: Server) -> None:
 
 @promise("C4")
 def test_a_handler_that_eats_its_memory_ends_as_oom_and_is_replaced(shared: Server) -> None:
-    """Control: within its memory the same handler succeeds."""
+    """Control: with less than its memory limit, the same handler succeeds."""
     function = shared.deploy(
         "exec python3 -c \"x = b'x' * ($QUILT_PAYLOAD << 20); print(len(x) >> 20)\""
     )
@@ -188,7 +186,9 @@ AWKWARD = {
 
 
 def test_an_awkward_payload_is_the_same_in_both_places(shared: Server) -> None:
-    """Only a NUL cannot be in the variable; without a payload there is none."""
+    """Only a payload with a NUL cannot be in the variable. Without a payload, the variable is
+    missing.
+    """
     function = shared.deploy('cat; printf "|%s" "${QUILT_PAYLOAD-none}"')
     for name, payload in AWKWARD.items():
         assert function.invoke(payload)["stdout"] == f"{payload}|{payload}", name
@@ -233,12 +233,14 @@ def test_the_environment_is_the_versions_then_the_calls_then_ours(shared: Server
 
 
 def test_the_largest_environment_that_is_accepted_can_be_executed(shared: Server) -> None:
-    """execve must not fail with E2BIG; its limit for one variable is 128 KiB."""
+    """If the accepted size was larger, execve would fail with E2BIG: its limit for one variable is
+    128 KiB.
+    """
     environment = {f"V{n}": "x" for n in range(4_000)}
     assert shared.run("env | grep -c ^V", environment=environment)["stdout"] == "4000\n"
 
 
-# Cleaning ------------------------------------------------------------------------------------
+# Cleaning after an invocation ----------------------------------------------------------------
 
 
 @promise("F11")

@@ -1,4 +1,6 @@
-"""The client's wheel: for any system, alone in its environment, on a machine without a server."""
+"""The client's wheel works on any system: alone in its environment, on a machine without a
+server.
+"""
 
 import os
 import re
@@ -39,7 +41,8 @@ asyncio.run(main())
 """
 
 
-# Removes what Windows lacks; only the client believes that it is on Linux.
+# Removes everything that Windows lacks from Python's modules. Only the client's own check still
+# finds Linux.
 AS_ON_WINDOWS = """
 import builtins, os, select, shutil, signal, socket, ssl, subprocess, sys, tempfile
 class Windows:
@@ -63,7 +66,9 @@ main()
 
 @dataclass(frozen=True)
 class ClientMachine:
-    """A directory without any file of the checkout. The client was installed from the wheel."""
+    """A machine with a client that was installed from its wheel, and without a file of the
+    checkout.
+    """
 
     wheel: Path
     directory: Path
@@ -77,7 +82,7 @@ class ClientMachine:
         return {**newcomer(self.directory), "PATH": f"{self.programs}:/usr/bin:/bin"}
 
     def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Runs a program of the environment; `more`: further variables."""
+        """Runs a program of the environment. `more`: further environment variables."""
         return subprocess.run(
             [self.programs / words[0], *words[1:]],
             stdin=subprocess.DEVNULL,
@@ -92,7 +97,7 @@ class ClientMachine:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[ClientMachine]:
-    """It also has uv, and the packages that uv fetched before."""
+    """A machine that also has uv, and the packages that were fetched before."""
     python = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
     uv = Path(sys.executable).with_name("uv")
     fetch()
@@ -151,7 +156,7 @@ def lab() -> Iterator[netlab.Lab]:
 
 @pytest.fixture
 def server(lab: netlab.Lab) -> Iterator[tuple[Server, str]]:
-    """A server that other machines reach, and the key of a tenant that may write."""
+    """A server that other machines can reach, and the key of a tenant with scope write."""
     with netlab.inside(lab.host), watched(f"--host {netlab.HOST_V4[0]}") as server:
         said = ("--tenant", TENANT, "--scope", "write", "--data-dir", str(server.data_dir))
         key = quiltfn("keys", "create", *said).stdout.strip()
@@ -162,7 +167,9 @@ def server(lab: netlab.Lab) -> Iterator[tuple[Server, str]]:
 def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(
     machine: ClientMachine, lab: netlab.Lab, server: tuple[Server, str]
 ) -> None:
-    """The commands of the page, word for word; with a package and a schedule."""
+    """The commands are those of the page, word for word. The function has a package and a
+    schedule.
+    """
     at, key = server
     typed = next(str(one["text"]) for one in blocks(PAGE))
     assert [line.split()[:2] for line in typed.splitlines()] == [
@@ -198,7 +205,9 @@ def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(
 def test_the_commands_work_with_what_windows_has(
     machine: ClientMachine, lab: netlab.Lab, server: tuple[Server, str]
 ) -> None:
-    """A deploy with a package, an invocation with piped input, and a table."""
+    """The commands deploy a function with a package, invoke it with piped input, and print a
+    table.
+    """
     at, key = server
     variables = {"QUILT_BASE_URL": at.url, "QUILT_API_KEY": key}
     (machine.directory / "on_windows.py").write_text(AS_ON_WINDOWS)

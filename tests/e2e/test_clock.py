@@ -22,7 +22,7 @@ DAY_S, HOUR_S = 86_400, 3600
 
 
 class Jump:
-    """The difference between the server's wall clock and the real one."""
+    """Sets the difference between the server's wall clock and the real one."""
 
     def __init__(self, root: Path) -> None:
         self.library, self.file = root / "jump.so", root / "jump"
@@ -54,7 +54,7 @@ def server(jump: Jump) -> Iterator[Server]:
 
 
 def seen(server: Server) -> int:
-    """The server's wall clock."""
+    """The time by the server's wall clock."""
     return int(server.run("true")["started_at"])
 
 
@@ -65,26 +65,26 @@ def keyed(function: Function, payload: str, key: str) -> httpx.Response:
 
 
 def invoked(function: Function, count: int) -> list[dict[str, Any]]:
-    """Invokes; returns the responses."""
+    """Invokes the function `count` times; returns the responses."""
     return [function.invoke() for _ in range(count)]
 
 
 def in_order(function: Function) -> list[str]:
-    """The records as the API lists them, oldest first."""
+    """The ids of the records in the order of the API's list, oldest first."""
     return list(function.records())[::-1]
 
 
 @promise("D11")
 def test_ten_days_forward_and_back_delete_nothing(server: Server, jump: Jump) -> None:
-    """Across restarts: a start removes old data at once."""
+    """The server restarts while the clock is wrong: a start removes old data at once."""
     function = server.deploy("echo hello")
     ids = [one["invocation_id"] for one in invoked(function, 3)]
     jump.set(10 * DAY_S)
-    assert seen(server) > time.time() + 9 * DAY_S  # control: it has jumped
+    assert seen(server) > time.time() + 9 * DAY_S  # control: the server's clock has jumped
     ids += [one["invocation_id"] for one in invoked(function, 3)]
     server.restart()
     ids += [one["invocation_id"] for one in invoked(function, 3)]
-    time.sleep(0.5)  # time for the start to remove data
+    time.sleep(0.5)  # enough time for a start to remove data
     assert in_order(function) == ids
     jump.set(0)
     server.restart()
@@ -128,7 +128,7 @@ def test_an_hour_back_leaves_ends_behind_starts_in_order(server: Server, jump: J
     for ended in made:
         assert ended["ended_at"] - ended["started_at"] in (1, 2)
         assert 1000 <= ended["duration_ms"] < scaled(2000)
-    # An invocation that outlives its server.
+    # This invocation does not end before its server.
     lost = server.later(function.try_invoke, "60")
     until(lambda: server.named("sleep"))
     jump.set(-2 * HOUR_S)

@@ -23,7 +23,7 @@ sub large { return "x" x 6291500 }
 
 
 def files_of_page() -> dict[str, str | bytes]:
-    """The page's two files."""
+    """The two files that the page shows, by name."""
     found = re.findall(r"^cat >image/(.+?) <<'PERL'\n(.*?)^PERL$", PAGE.read_text(), re.S | re.M)
     assert [name for name, _ in found] == ["runner", "hello.pl"]
     return {("runner*" if name == "runner" else name): text for name, text in found}
@@ -46,7 +46,7 @@ def test_the_runner_is_short() -> None:
 
 @pytest.mark.parametrize("cleanup", [True, False], ids=["once", "keeps"])
 def test_the_example_answers_as_the_page_says(shared: Server, runtime: str, cleanup: bool) -> None:
-    # One instance, or a second one would serve while the first gets its next process.
+    # With a second instance, that one would serve while the first starts its next process.
     function = shared.deploy(
         "hello:greet", runtime=runtime, cleanup_on_exit=cleanup, max_instances=1
     )
@@ -88,7 +88,9 @@ def test_nothing_of_a_call_reaches_the_next(shared: Server, runtime: str) -> Non
 
 
 def test_output_beyond_the_limit_is_dropped(shared: Server, runtime: str) -> None:
-    """The output of a custom program is not checked: a truncated part may not be a valid value."""
+    """quiltfn does not check the format of a custom program's output, so it truncates even if the
+    rest is not valid.
+    """
     record = keeping(shared, runtime, "more:large").invoke()
     assert (record["status"], record["stdout"]) == ("success", "x" * 6291456)
     assert "of its standard output the first 6291456 bytes are kept" in record["error_message"]

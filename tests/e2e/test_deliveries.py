@@ -1,4 +1,4 @@
-"""Deliveries of a real server that is killed, as counted by a receiver outside."""
+"""Deliveries of a real server that is killed, counted by a receiver outside of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Counting(ThreadingHTTPServer):
-    """Counts the ids that it acknowledges with 204."""
+    """A receiver that counts the ids that it has acknowledged with 204."""
 
     daemon_threads = True
 
@@ -67,7 +67,9 @@ def counting() -> Iterator[Counting]:
 
 
 def test_the_receiver_takes_what_is_genuine(another: Callable[..., Server], tmp_path: Path) -> None:
-    """The page's two blocks, with a different port; and a forged request gets 401."""
+    """Runs the two code blocks of the page, with a different port. Their receiver accepts a
+    delivery, and answers a forged request with 401.
+    """
     page = (ROOT / "docs/how-to/webhooks-out.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (commands,) = re.findall(r"```sh\n(quiltfn functions async-policy.*?)```", page, re.DOTALL)
@@ -92,7 +94,7 @@ def test_the_receiver_takes_what_is_genuine(another: Callable[..., Server], tmp_
 
 
 def post_to(port: str) -> int | None:
-    """The status of an unsigned request; None: nothing listens yet."""
+    """The status of the response to a forged request; None: nothing listens yet."""
     forged = {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,eA=="}
     try:
         return httpx.post(f"http://127.0.0.1:{port}/", content=b"{}", headers=forged).status_code

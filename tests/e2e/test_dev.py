@@ -54,7 +54,7 @@ def dev(server: Server, directory: Path, *more: str) -> Iterator[Dev]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # Where a killed command leaves its working files.
+            # A killed command leaves its working files here.
             env={**os.environ, "TMPDIR": str(directory.parent)},
         )
     try:
@@ -84,7 +84,7 @@ def test_an_edit_is_live_at_once(shared: Server, app: Path, name: str, source: s
             (app / name).write_text(source.replace("WORD", f"edit{number}"))
             began = time.monotonic()
             it.wait_for(f"edit{number} you")
-            # It takes a fifth of a second on an idle machine.
+            # An edit takes a fifth of a second on an idle machine.
             assert time.monotonic() - began < scaled(5)
     assert it.process.returncode == 0
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
@@ -180,7 +180,7 @@ def test_equally_named_directories_are_apart(shared: Server, app: Path, tmp_path
         assert two.process.returncode == 0
         (app / "main.py").write_text(PYTHON.replace("WORD", "third"))
         session.wait_for("third None")
-        # The same directory would give the same function.
+        # Another command for the same directory would change the same function, so it is refused.
         again = once(shared, app)
         assert again.code == 2
         assert "another `quiltfn dev`" in " ".join(again.stderr.replace("│", " ").split())
@@ -197,7 +197,8 @@ def test_a_server_answers_at_its_url_after_every_edit(shared: Server, app: Path)
         (app / "app.py").write_text(SERVER.replace("WORD", "second"))
         it.wait_for("version 2 is live")
         assert shared.call("GET", f"{url.removeprefix(shared.url)}/tea").text == "second /tea"
-        assert "/events" not in it.text  # only the requested output
+        # the command prints only the output of the requested function
+        assert "/events" not in it.text
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
 
 

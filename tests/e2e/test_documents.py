@@ -1,9 +1,9 @@
-"""Documents, word for word, as a newcomer does: every block of commands and of Python of every page
-is run in one directory, one after the other, and prints what is said that it prints.
+"""Runs the documentation word for word, as a newcomer does: every block of commands and of Python
+on every page, one after the other in one directory. Each must print what its page says.
 
 A block that cannot be run says why in a comment before it: `<!-- not run: REASON -->`. The snippets
-of docs/api are not run: they name variables, and tests/unit/test_api_pages.py holds what they send.
-Blocks of data and of programs that are no commands: tests/architecture/test_documents.py.
+of docs/api are not run, since they contain variables; tests/unit/test_api_pages.py checks what they
+send. tests/architecture/test_documents.py checks blocks of data and of programs.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("A83", "M7")]
 ROOT = Path(__file__).parents[2]
-# In an order in which each page finds the results of the ones before it.
+# The order of these pages matters: each page finds the results of earlier ones.
 FIRST = "README.md"
 PAGES = [
     "docs/tutorial.md",
@@ -70,7 +70,7 @@ BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<kind>sh|python|text)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-# Only what a newcomer has: neither settings of ours nor a proxy.
+# The variables that a newcomer has, too; not our settings or a proxy.
 KEPT = ("HOME", "LANG", "TERM", "SSL_CERT_FILE", "UV_CACHE_DIR", "TMPDIR")
 
 
@@ -87,7 +87,7 @@ def not_run() -> Iterator[tuple[str, str]]:
 
 @dataclass
 class Terminal:
-    """A separate directory and network, in which port 8080 is free."""
+    """A newcomer's terminal, with its own directory and network, in which port 8080 is free."""
 
     directory: Path
     network: int
@@ -113,7 +113,7 @@ class Terminal:
         return len(expected)
 
     def shell(self, script: str, name: str) -> tuple[str, str]:
-        """Runs a shell with output to files, since a server that it starts keeps its output
+        """Runs a shell whose output goes to files: a server that the shell starts keeps its output
         open.
         """
         out, err = (self.directory.parent / f"{Path(name).name}.{one}" for one in ("out", "err"))
@@ -136,15 +136,17 @@ class Terminal:
 
 
 def newcomer(config: Path) -> dict[str, str]:
-    """`config`: the directory in which commands store the user's settings."""
+    """A newcomer's environment. `config`: the directory in which commands store the user's
+    settings.
+    """
     mine = {name: os.environ[name] for name in KEPT if name in os.environ}
     mine["XDG_CONFIG_HOME"] = str(config)
-    # Packages were fetched before, since this network has no access to the internet.
+    # Packages must be in the cache already, since the terminal's network cannot reach the internet.
     return {**mine, "PATH": "/usr/local/bin:/usr/bin:/bin", "COLUMNS": "200", "UV_OFFLINE": "1"}
 
 
 def command_of(block: dict[str, str | None]) -> str:
-    """A block as a shell command; a Python block becomes a separate program."""
+    """The shell command that runs a block; a Python block runs as a separate program."""
     text = str(block["text"])
     return text if block["kind"] == "sh" else f"python3 - <<'END OF BLOCK'\n{text}END OF BLOCK\n"
 
@@ -157,7 +159,8 @@ def part_of(printed: str, number: int) -> str:
 def check(text: str, lines: list[str], printed: str) -> None:
     at = 0
     for line in lines:
-        # In this order if lines of one stream are shown; … stands for varying text.
+        # Lines of one stream are printed in this order; those of two streams may not be. … stands
+        # for varying text.
         pattern = re.compile(re.escape(line).replace("…", r"\S+").replace(r"\ ", r"\s+"))
         found = pattern.search(printed, at) or pattern.search(printed)
         assert found, f"after\n{text}\n{line!r} is not in\n{printed}"
@@ -219,7 +222,8 @@ def end(pids: Path) -> None:
 def test_the_readme_does_what_it_says(terminal: Terminal) -> None:
     assert (terminal.directory / "etl" / "main.py").exists()
     checkout = terminal.directory.with_name("quiltfn")
-    assert {one.name for one in checkout.iterdir()} == {".venv", "scripts"}  # nothing was added
+    # the commands of the page have added no file to the checkout
+    assert {one.name for one in checkout.iterdir()} == {".venv", "scripts"}
     assert "QUILT_API_KEY" in terminal.state.read_text()
 
 
@@ -252,7 +256,7 @@ def test_every_page_with_commands_is_run() -> None:
 
 
 def test_what_a_page_does_not_say_it_prints_is_found_out() -> None:
-    """Negative control."""
+    """Negative control: `check` fails for a line that was not printed."""
     check("", ["Hello, …!"], "Hello, Ada!")
     with pytest.raises(AssertionError, match="is not in"):
         check("", ["Goodbye"], "Hello, Ada!")

@@ -1,4 +1,4 @@
-"""The durability of a record when its response is sent, as seen from the kernel; and how long
+"""Whether a record is on disk when its response is sent, as seen from the kernel; and how long
 records are kept.
 """
 
@@ -24,7 +24,7 @@ pytestmark = promise("D6")
 STRACE = shutil.which("strace")
 CALLS = "write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync"
 SYNCED = re.compile(r"(fsync|fdatasync)(\(\d+| resumed>)\) += 0$")
-OLD = "01800000-0000-7000-8000-{:012x}"  # in 2022
+OLD = "01800000-0000-7000-8000-{:012x}"  # the time in these ids is in 2022
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def strict() -> Iterator[Server]:
 
 
 def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
-    """Traces the server's writes and syncs for one invocation, until three events have happened:
-    `end` for the record's end, `sync`, `answer`, in the kernel's order.
+    """Traces the server's writes and syncs during one invocation. Returns three events in the
+    kernel's order: `end` (the record's end is written), `sync` and `answer`.
     """
     function = server.deploy(handler)
     function.invoke()
-    server.until_ready()  # nothing waits to be synced
+    server.until_ready()  # no earlier write waits to be synced
     out = tmp_path / "trace"
     with traced(server, out):
         record = function.invoke()
@@ -67,7 +67,7 @@ def traced(server: Server, out: Path) -> Iterator[None]:
 
 
 def lines_of(lines: str, key: str) -> list[str]:
-    """The events from the write of the record's end on."""
+    """The events in the lines, from the write of the record's end on."""
     found = []
     for line in lines.splitlines():
         if key in line and "HTTP/1.1 200" in line:
@@ -86,16 +86,16 @@ def test_strict_answers_a_call_once_its_end_is_synced(strict: Server, tmp_path: 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_relaxed_answers_before_and_syncs_by_itself(shared: Server, tmp_path: Path) -> None:
-    """Negative control of the test above. Earlier writes, such as the start of the invocation, may
-    be synced just in between.
+    """Negative control of the test above: with relaxed durability, the response comes first.
+    Earlier writes, such as the start of the invocation, may be synced just between the two.
     """
     orders = (trace(shared, tmp_path, "echo hello") for _ in range(10))
     assert any(order == ["end", "answer", "sync"] for order in orders)
 
 
 def order_of(lines: str, stored: str, answer: str) -> list[str]:
-    """The events in the kernel's order: `write` for each page with the text `stored` that went to
-    the database, `sync`, and `answer` for the write that matches the pattern `answer`.
+    """The events in the kernel's order: `write` for each page of the database that contains the
+    text `stored`, `sync`, and `answer` for the write that matches the pattern `answer`.
     """
     found = []
     for line in lines.splitlines():
@@ -109,7 +109,7 @@ def order_of(lines: str, stored: str, answer: str) -> list[str]:
 
 
 def is_synced_first(order: list[str]) -> bool:
-    """Whether the response came after a sync that came after a write."""
+    """Whether a sync came after a write, and the response after that sync."""
     before = order[: order.index("answer")]
     return "write" in before and "sync" in before[before.index("write") :]
 
@@ -135,7 +135,9 @@ def test_functions_and_versions_are_synced_first(shared: Server, tmp_path: Path)
 @promise("D32")
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Path) -> None:
-    """Also with relaxed durability: each of twenty invocations that share commits."""
+    """With either durability, an asynchronous invocation must be on disk before the response: here,
+    each of twenty that share commits.
+    """
     server, out = shared, tmp_path / "trace"
     function = server.create("true", name="accepting")
     function.deploy()
@@ -161,7 +163,7 @@ def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Pat
 def test_a_key_is_synced_before_it_is_printed(tmp_path: Path) -> None:
     out, there = tmp_path / "trace", ("--data-dir", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
-    # The first one creates the database; the second is examined.
+    # The first request creates the database; the second one is examined.
     first = quiltfn("keys", "create", *there)
     assert first.code == 0, first.stderr
     command = [str(QUILTFN), "keys", "create", "--tenant", "synced-tenant"]
@@ -207,8 +209,8 @@ def test_records_are_kept_as_the_settings_say(another: Callable[..., Server]) ->
 
 @promise("D16")
 def test_what_a_tenant_has_kept_stays_within_its_bytes(another: Callable[..., Server]) -> None:
-    """Forty megabytes of output in a minute, of which four may be stored, and a response for a
-    key.
+    """Forty megabytes of output are written in a minute, and a response with a key; the tenant may
+    store four megabytes.
     """
     bounds = "--tenant-invocations-bytes 4000000 --tenant-answers-bytes 1500000"
     server = another(options=bounds).start()
@@ -221,9 +223,10 @@ def test_what_a_tenant_has_kept_stays_within_its_bytes(another: Callable[..., Se
         paths = [f"{function.path}/invocations/{one}" for one in made]
         return [len(server.call("GET", path).json()["stdout"]) > 0 for path in paths]
 
-    # Read until two results are equal: a list read during removals mixes two states.
+    # The list is read until two results are equal: while output is removed, a list may mix two
+    # states.
     found = until(lambda: (now := kept()).count(True) <= 4 and now == kept() and now, 30)
-    assert sorted(found) == found  # the oldest lost their output; each still has its record
+    assert sorted(found) == found  # the oldest records lost their output, but still exist
     again = keyed(function, "first")
     assert (again.status_code, again.json()["error_code"]) == (409, "CONFLICT")
     assert again.headers["x-invocation-id"] == first.json()["invocation_id"]

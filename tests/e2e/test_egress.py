@@ -30,7 +30,7 @@ pytestmark = [
     promise("R14"),
 ]
 WITHOUT_RULES = Path(__file__).with_name("without_rules.py")
-# Tries [kind, address, port] and prints the outcome of each.
+# For each [kind, address, port] in the payload, tries to connect and prints the outcome.
 TRY = r"""python3 -c '
 import json, socket, sys
 def attempt(kind, address, port):
@@ -52,7 +52,8 @@ print(json.dumps(found))
 BOTH = ("SOCK_STREAM", "SOCK_DGRAM")
 HOST = (*HOST_V4, *HOST_V6, HOST_RANGE)
 IN_DISGUISE = ("::ffff:10.1.2.3", "::ffff:169.254.169.254", f"::ffff:{HOST_V4[0]}")
-REFUSED = {"ConnectionRefusedError", "PermissionError"}  # by TCP and by UDP
+# the errors of a refused connection by TCP and by UDP
+REFUSED = {"ConnectionRefusedError", "PermissionError"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,9 @@ def the_lab() -> Iterator[Lab]:
 
 
 def with_resolver(lab: Lab, command: list[str]) -> list[str]:
-    """The server sees a resolv.conf of the test: with a resolver on the host's loopback."""
+    """Shows the server a resolv.conf of the test, which names a resolver on the host's loopback
+    address.
+    """
     file = lab.log.with_name("resolv.conf")
     file.write_text("nameserver 127.0.0.1\n")
     script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
@@ -85,7 +88,7 @@ def add_runtime(server: Server) -> Server:
     return server
 
 
-NOT_PREWARMED = "--prewarmed 0"  # for tests that count egress proxies
+NOT_PREWARMED = "--prewarmed 0"  # tests with this option count egress proxies
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +275,7 @@ print("reached")
 
 
 def test_peers_do_not_reach_each_other(server: Server) -> None:
-    """One sandbox listens on all of its addresses; its neighbour tries them all."""
+    """One sandbox listens on all of its addresses; another one tries all of them."""
     listening = server.deploy(LISTEN, runtime="out")
     running = server.later(listening.invoke)
     until(lambda: server.named("python3"))
@@ -322,7 +325,8 @@ def log_lines(server: Server) -> list[str]:
 
 def test_an_address_that_the_host_gets_later_is_refused_too(server: Server, the_lab: Lab) -> None:
     function = server.deploy(TRY, runtime="out")
-    assert "here" not in tried(function, attempts([HOST_LATER])).values()  # no host has it yet
+    # no host has this address yet
+    assert "here" not in tried(function, attempts([HOST_LATER])).values()
     netlab.ip("-n", the_lab.host, "address", "add", f"{HOST_LATER}/24", "dev", "h0")
     try:
         until(lambda: set(tried(function, attempts([HOST_LATER])).values()) == REFUSED)
@@ -337,7 +341,7 @@ def test_an_address_that_the_host_gets_later_is_refused_too(server: Server, the_
 def egress_proxies(server: Server) -> list[int]:
     found = []
     for pid in children(server.launcher):
-        with contextlib.suppress(OSError):  # it may end meanwhile
+        with contextlib.suppress(OSError):  # the process may end at any time
             if Path(f"/proc/{pid}/comm").read_text().strip() == "slirp4netns":
                 found.append(pid)
     return found
@@ -367,7 +371,7 @@ def test_a_sandbox_whose_egress_proxy_died_is_replaced(server: Server) -> None:
     before = server.guests().items()
     os.kill(pid, 9)
     until(lambda: not before & server.guests().items())
-    # The server may notice the sandbox's end only by an invocation that it sends there.
+    # The server may not notice the sandbox's end before it sends an invocation there.
     until(lambda: function.try_invoke("[]").status_code == 200)
     assert "here" in tried(function, attempts([PUBLIC[0]])).values()
     function.delete()
@@ -399,7 +403,7 @@ def without_rules(how: str) -> Callable[[list[str]], list[str]]:
 
 
 def test_without_the_rules_the_forbidden_are_reached(the_lab: Lab) -> None:
-    """Negative control: the same attempts, without the rules."""
+    """Negative control: without the rules, the same attempts succeed."""
     with serving(the_lab, change=without_rules("trusting")) as server:
         found = outcome(server, attempts([*FORBIDDEN, *HOST]))
     reached = {name.split()[1] for name, came in found.items() if came == "here"}

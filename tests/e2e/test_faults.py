@@ -1,4 +1,4 @@
-"""What is left when processes are killed, and how the server stops, refuses and reports."""
+"""What is left when processes are killed, and how the server stops, fails and reports."""
 
 import contextlib
 import os
@@ -37,13 +37,13 @@ from timeouts import full_wait, scaled
 
 pytestmark = pytest.mark.sandbox
 CALLS = 20
-INSTANCE_MIB = 256  # a function's default
+INSTANCE_MIB = 256  # the default memory limit of a function
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
 SLOW_OR_QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep "$SECONDS_LONG"'
 
 
 def answered(function: Function) -> httpx.Response | None:
-    """The response, if there was one before the server ended."""
+    """The response; None if the server ended first."""
     try:
         return function.try_invoke()
     except httpx.TransportError:
@@ -51,14 +51,16 @@ def answered(function: Function) -> httpx.Response | None:
 
 
 def slow_or_quick(server: Server, **fields: object) -> Function:
-    """A handler whose invocations last longer than starting all of them."""
+    """Deploys a handler that sleeps longer than it takes to start all invocations, or ends at once
+    if the payload is `quick`.
+    """
     seconds = int(scaled(30))
     environment = {"SECONDS_LONG": str(seconds)}
     return server.deploy(SLOW_OR_QUICK, timeout_seconds=seconds, environment=environment, **fields)
 
 
 def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future[Any]]]:
-    """A function with that many running invocations, and room for one more."""
+    """Deploys a function and starts this many invocations; it may have one more instance."""
     budget = server.call("GET", "/api/system/info").json()["memory"]["budget_mib"]
     assert budget >= (calls + 1) * INSTANCE_MIB, f"the machine's memory holds too few: {budget} MiB"
     function = slow_or_quick(server, max_instances=calls + 1)
@@ -71,12 +73,13 @@ def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future[A
 
 
 def kill(server: Server, victim: str) -> int:
-    """Kills; returns how the launcher ended."""
+    """Kills the victim; returns the exit code of the launcher."""
     pids = (server.pid, server.launcher)
     if victim in ("launcher", "both"):
         server.kill_launcher()
     if victim in ("server", "both"):
-        with contextlib.suppress(ProcessLookupError):  # it may have ended with its launcher
+        # the server may have ended together with its launcher
+        with contextlib.suppress(ProcessLookupError):
             server.kill_server()
     code = server.wait(20)
     until(lambda: not any(is_alive(pid) for pid in pids))
@@ -108,8 +111,8 @@ def test_nothing_is_lost_or_left_after_a_kill(server: Server, tmp_path: Path, vi
         assert function.invoke("quick")["stdout"] == "quick\n"
 
 
-# A process with the server's uid in its control group, like a leftover of a compromised server: in
-# its own session, and without its parent.
+# A process with the server's uid and in its control group, but in its own session and without its
+# parent, like one that a compromised server has left.
 ESCAPED = """
 import os, sys, time
 uid, *groups = sys.argv[1:]
@@ -128,14 +131,14 @@ time.sleep(60)
 
 
 def escaped(server: Server, *groups: str) -> int:
-    """Starts one in these groups; returns its pid."""
+    """Starts an escaped process in these control groups; returns its pid."""
     uid = status_of(server.pid)["Uid"].split()[0]
     words = [sys.executable, "-c", ESCAPED, uid, *groups]
     return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, timeout=20).stdout)
 
 
 def server_group(server: Server) -> str:
-    """The control group of the server's processes, v1 or v2."""
+    """The control group of the server's processes, in v1 or v2."""
     lines = Path(f"/proc/{server.pid}/cgroup").read_text().splitlines()
     by_kind = {controllers: path for _, controllers, path in (one.split(":", 2) for one in lines)}
     freezer = by_kind.get("freezer")
@@ -144,7 +147,9 @@ def server_group(server: Server) -> str:
 
 @promise("F39")
 def test_what_the_server_has_left_ends_with_a_killed_launcher(server: Server) -> None:
-    """Its keeper ends it. Controls: a stopped keeper, and another group."""
+    """The launcher's keeper ends them. Controls: they stay while the keeper is stopped, and a
+    process in another group stays, too.
+    """
     keeper = keeper_of(server.launcher)
     left, elsewhere = escaped(server, server_group(server)), escaped(server)
     function = server.deploy("sleep 60", max_instances=1)
@@ -196,7 +201,9 @@ def handler(event, context):
 def test_a_cancelled_call_runs_no_more_though_the_launcher_stands_still(
     warm: tuple[Server, Runtime], handler: str, sleeps: int
 ) -> None:
-    """Its guest ends it. The response comes once all of its processes have ended."""
+    """The guest ends the invocation itself. The response comes once all of the invocation's
+    processes have ended.
+    """
     server, _ = warm
     if handler == LEFT_BEHIND:
         function = sample_runtimes.python(server, handler, timeout_seconds=120)
@@ -241,7 +248,7 @@ def test_doctor_sweeps_the_dead_alone(server: Server, another: Callable[..., Ser
     keeper = keeper_of(server.launcher)
     os.kill(keeper, signal.SIGSTOP)
     kill(server, "both")
-    os.kill(keeper, signal.SIGKILL)  # otherwise it would kill the sandboxes
+    os.kill(keeper, signal.SIGKILL)  # a running keeper would end the sandboxes
     left = leftovers.look(server.root, server.run_dir, server.ids | living.ids).since(before)
     assert any("control group" in one for one in left)
     assert any("directory" in one for one in left)
@@ -250,7 +257,7 @@ def test_doctor_sweeps_the_dead_alone(server: Server, another: Callable[..., Ser
     assert (swept.code, swept.stderr) == (0, "")
     found = re.match(r"swept 1 ended server\(s\) and (\d+) sandbox\(es\)", swept.stdout)
     assert found, swept.stdout
-    assert int(found[1]) >= 4  # including the prewarmed ones
+    assert int(found[1]) >= 4  # the count includes prewarmed sandboxes
     ids = server.ids | living.ids
     assert not leftovers.nothing_since(before, server.root, server.run_dir, ids)
     assert set(living.sandbox_pids()) == sandboxes
@@ -262,7 +269,7 @@ def test_doctor_sweeps_the_dead_alone(server: Server, another: Callable[..., Ser
 
 
 def force(server: Server, function: Function) -> None:
-    """Sends a SIGTERM that waits for running invocations, and a second one that does not."""
+    """Sends a SIGTERM, which waits for running invocations, and another one, which does not."""
     server.terminate()
     until(lambda: function.try_invoke("quick").status_code == 503)
     assert is_alive(server.pid)
@@ -316,7 +323,8 @@ def test_what_does_not_end_in_time_is_interrupted(another: Callable[..., Server]
     assert [call.result(scaled(1)).status_code for call in calls] == [503] * 5
     answered = {call.result().headers["x-invocation-id"] for call in calls}
     server.start()
-    records = function.records().items()  # a quick one may have been admitted before the signal
+    # a quick invocation may have been admitted before the signal
+    records = function.records().items()
     assert answered == {one for one, record in records if record["status"] == "interrupted"}
     assert len(answered) == 5
     assert function.invoke("quick")["status"] == "success"
@@ -332,7 +340,7 @@ def handler(event, context):
 
 @pytest.mark.parametrize("kind", ["python", "server"])
 def test_an_instance_that_does_not_come_up_holds_nothing_up(server: Server, kind: str) -> None:
-    """Its module, or its server, would take minutes to start."""
+    """The handler's module, or its web server, would take minutes to start."""
     runtime = sample_runtimes.add(server, kind, {"mod.py": HANGS})
     handler = {"python": "mod:handler", "server": "exec sleep 300"}[kind]
     function = server.create(handler, runtime=runtime, cleanup_on_exit=False)
@@ -342,7 +350,7 @@ def test_an_instance_that_does_not_come_up_holds_nothing_up(server: Server, kind
     assert server.wait(5) == 0
     deploys.result(scaled(5))
     assert not server.named("sleep")
-    server.start()  # and continues with it
+    server.start()  # the start continues with the deployment
     until(lambda: server.named("sleep"), 10)
     function.delete()
     until(lambda: not server.named("sleep"), 5)
@@ -358,15 +366,15 @@ def test_sigterm_while_it_starts_ends_it_well(another: Callable[..., Server]) ->
     assert server.server_dirs() == set()
 
 
-# Refusing to start ---------------------------------------------------------------------------
+# Refused starts ------------------------------------------------------------------------------
 
 
 def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
-    """A `quiltfn serve` that must not start; returns its exit code and message."""
+    """Runs a `quiltfn serve` that must not start; returns its exit code and message."""
     arguments = ["serve", "--port", "0", *more]
     if "--data-dir" not in more:
         arguments += ["--data-dir", str(root / "data")]
-    # Not below `root`, which is closed to the users of sandboxes.
+    # The run directory cannot be in `root`, which the users of sandboxes cannot enter.
     with tempfile.TemporaryDirectory(prefix="quiltfn-test-") as run_dir:
         Path(run_dir).chmod(0o755)
         if "--run-dir" not in more:
@@ -378,11 +386,12 @@ def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
     return ended.code, ended.stderr
 
 
-# Options → the exit code and message; HERE is a directory that is closed to other users.
+# The options, and the exit code and message that they lead to. HERE stands for a directory that
+# other users cannot enter.
 REFUSED = {
     "--host 0.0.0.0": (78, ["host 0.0.0.0 is not a loopback address", "quiltfn keys create"]),
     "--host 192.0.2.1": (69, ["192.0.2.1"]),
-    # A file that only root can read: a child without root parses the settings in it.
+    # Only root can read this file: a child without root rights parses the settings in it.
     "--config HERE/quiltfn.toml": (
         78,
         ["host must be an IP address or localhost, not 'example.com'"],
@@ -494,7 +503,7 @@ def test_a_runtime_that_fails_is_noticed_at_start(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def breakable(options: str = "") -> Iterator[tuple[Server, Runtime]]:
-    """A server and its runtime, which works again at the end of each test."""
+    """A server and its OCI runtime. A test that breaks the runtime must repair it at its end."""
     with tempfile.TemporaryDirectory(prefix="quiltfn-test-") as directory:
         runtime = Runtime(Path(directory))
         with watched(options, crun=str(runtime.path)) as server:
@@ -503,7 +512,7 @@ def breakable(options: str = "") -> Iterator[tuple[Server, Runtime]]:
 
 @pytest.fixture(scope="module")
 def cold() -> Iterator[tuple[Server, Runtime]]:
-    """Without prewarmed sandboxes, which would hide the broken runtime for a while."""
+    """A server without prewarmed sandboxes, which would hide the broken runtime for a while."""
     with breakable("--prewarmed 0") as both:
         yield both
 
@@ -519,7 +528,8 @@ def test_a_broken_runtime_fails_calls_for_now(cold: tuple[Server, Runtime], mode
     server, runtime = cold
     function = server.deploy("exec sleep 20", timeout_seconds=1, max_instances=1)
     fine = server.deploy("echo fine")
-    assert function.invoke()["status"] == "timeout"  # its only instance ended with that
+    # the timeout has ended the function's only instance
+    assert function.invoke()["status"] == "timeout"
     until(lambda: function.pool()["total_count"] == 0)
     runtime.becomes(mode)
     began = time.monotonic()
@@ -531,7 +541,7 @@ def test_a_broken_runtime_fails_calls_for_now(cold: tuple[Server, Runtime], mode
     assert record["error_message"]
     assert fine.invoke()["stdout"] == "fine\n"
     runtime.becomes("fine")
-    assert function.invoke()["status"] == "timeout"  # so its only slot had been freed
+    assert function.invoke()["status"] == "timeout"  # this shows that the only slot was free again
     assert set(FINAL) >= {one["status"] for one in function.records().values()}
     for created in (function, fine):
         created.delete()

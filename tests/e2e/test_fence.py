@@ -1,7 +1,8 @@
-"""What a handler sees of itself and of the machine, checked from inside and from outside.
+"""A handler's view of itself and of the machine, checked from inside and from outside of the
+sandbox.
 
-If it is cheap, the same is checked on the host too, so that a probe that cannot fail would be
-noticed.
+Cheap checks are also made on the host, where they must have another result: this shows that the
+probe can fail.
 """
 
 import errno
@@ -61,7 +62,7 @@ def outside() -> dict[str, str]:
 
 
 def fence(seen: dict[str, str]) -> dict[str, Any]:
-    """The required facts of the handler's identity."""
+    """The parts of the handler's identity that every sandbox must have."""
     status = parse_status(seen["status"])
     return {
         "uid": {int(one) for one in status["Uid"].split()},
@@ -99,10 +100,10 @@ def test_identity(inside: dict[str, str], outside: dict[str, str]) -> None:
 def test_descriptors(inside: dict[str, str]) -> None:
     links = re.findall(r" (\d+) -> (.*)", inside["fds"])
     assert [number for number, _ in links] == ["0", "1", "2", "3"]
-    assert links[0][1] == "/memfd:payload (deleted)"  # empty, since there is no payload
+    assert links[0][1] == "/memfd:payload (deleted)"  # the payload is empty
     assert links[1][1].startswith("pipe:")
     assert links[2][1].startswith("pipe:")
-    assert re.fullmatch(r"/proc/\d+/fd", links[3][1])  # ls itself
+    assert re.fullmatch(r"/proc/\d+/fd", links[3][1])  # the directory that ls itself has opened
 
 
 @promise("F3")
@@ -131,7 +132,9 @@ def test_nothing_of_the_hosts_control_groups(inside: dict[str, str]) -> None:
 
 @promise("F5")
 def test_its_own_control_group_is_shown_and_no_other(shared: Server) -> None:
-    """It shows what the sandbox may use, nothing above or beside it, and is read-only."""
+    """The handler sees the limits of its own sandbox, read-only, and nothing of the groups above or
+    beside it.
+    """
     code = """
 import os, sys
 top = "/sys/fs/cgroup"
@@ -173,7 +176,7 @@ def test_mounts(inside: dict[str, str]) -> None:
         assert {"ro", "noexec", "nosuid", "nodev"} <= mounts[point][1]
     for point, (kind, options) in mounts.items():
         masked = kind == "tmpfs" and point.startswith("/proc/") and "ro" in options
-        node = kind == "devtmpfs"  # a host's device node, bound by the runtime
+        node = kind == "devtmpfs"  # a device node of the host, bound by the runtime
         assert masked or node or "nosuid" in options, point
     assert {"noexec", "nosuid", "nodev"} <= mounts["/proc"][1]
 
@@ -306,7 +309,7 @@ def test_what_sandboxes_are_made_of_is_for_the_launcher_alone(shared: Server) ->
     seen_by_all = shared.run_dir / "servers" / shared.id / "sandboxes"
     assert list(seen_by_all.iterdir()) == []
     bundles = shared.sandbox_files / "bundles"
-    # An ended one has processes a little longer than files.
+    # The processes of an ended sandbox may exist a little longer than its files.
     until(lambda: set(shared.sandbox_pids()) <= {one.name for one in bundles.iterdir()})
     assert shared.sandbox_pids()
     (line,) = (
@@ -317,12 +320,12 @@ def test_what_sandboxes_are_made_of_is_for_the_launcher_alone(shared: Server) ->
     assert " - tmpfs " in line
 
 
-# Forbidden things ----------------------------------------------------------------------------
+# Forbidden actions ---------------------------------------------------------------------------
 
 TRIES = Path(__file__).with_name("forbidden.py").read_text()
-# On the host these work for root, so the tries are valid.
+# These attempts succeed for root on the host, so they can succeed at all.
 HARMLESS_ON_HOST = ("nice", "raw socket", "packet socket", "see pid 1", "the API", "setuid")
-# These do not depend on permissions: there is nothing to open, or nothing to connect to.
+# These attempts fail for any user: the file or the address does not exist in the sandbox.
 BY_PLACE = (
     *("see pid 1", "list pid 1's descriptors", "memory of pid 1", "environ of pid 1"),
     *("the control socket", "the API", "the metadata service", "oom_score_adj", "sysctl", "sysrq"),
@@ -346,10 +349,10 @@ def test_everything_forbidden_fails(tries: dict[str, int]) -> None:
     assert not [name for name, code in tries.items() if code == 0]
     assert not [name for name, code in tries.items() if code < 0], "a try killed its process"
     if os.uname().machine == "x86_64":
-        assert tries["clone3"] == errno.ENOSYS  # libc falls back
-        # Not EFAULT or EINVAL: then the kernel would have examined the arguments.
+        assert tries["clone3"] == errno.ENOSYS  # libc then uses clone instead
+        # Not EFAULT or EINVAL: these would mean that the kernel has examined the arguments.
         refused = {name for name, code in tries.items() if code == errno.EPERM}
-        # Socket families that libraries try, and do without if the kernel lacks them.
+        # Libraries try these socket families, and do without them if the kernel seems to lack them.
         assert tries["audit socket"] == errno.EINVAL
         assert set(tries) - refused == {"clone3", "audit socket", *BY_PLACE}
 
@@ -392,4 +395,4 @@ def test_a_stopped_guest_ends_at_the_outer_deadline(shared: Server) -> None:
     until(lambda: not shared.named("sleep"), 2.0)
 
 
-# Where it works ------------------------------------------------------------------------------
+# The working directory -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A disk that accepts no writes, and whose files block every access."""
+"""A disk that accepts no writes: every access to its files blocks."""
 
 import contextlib
 import subprocess
@@ -22,7 +22,7 @@ def run(*command: str) -> None:
 
 @contextlib.contextmanager
 def a_disk(file: Path, at: Path) -> Iterator[None]:
-    """An ext4 file system in a file."""
+    """Mounts an ext4 file system that is in a file."""
     file.write_bytes(b"")
     subprocess.run(["truncate", "-s", "256M", file], check=True)
     run("mkfs.ext4", "-q", str(file))
@@ -45,7 +45,7 @@ def frozen(at: Path) -> Iterator[None]:
 
 
 def a_disk_or_none(image: Path, at: Path) -> contextlib.ExitStack:
-    """`a_disk`, mounted already; skips the test if that is not possible."""
+    """Mounts `a_disk`; skips the test if that is not possible."""
     disk = contextlib.ExitStack()
     try:
         disk.enter_context(a_disk(image, at))
@@ -87,8 +87,8 @@ def test_health_answers_without_a_disk(another: Callable[..., Server], tmp_path:
 
 
 def test_an_idle_server_answers_without(another: Callable[..., Server], tmp_path: Path) -> None:
-    """Nothing is being written, so the event loop is free, and the server reports the problem
-    itself.
+    """The server is idle when the disk freezes, so its event loop is free, and the server reports
+    the problem itself.
     """
     server = another()
     with a_disk_or_none(tmp_path / "disk", server.data_dir):

@@ -1,4 +1,6 @@
-"""A disk that is really full: what is refused, what still works, and the recovery."""
+"""A disk without a free byte: requests that are refused, requests that still work, and the
+recovery.
+"""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -24,7 +26,9 @@ def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
 
 @pytest.fixture
 def server(disk: Disk, another: Callable[..., Server]) -> Server:
-    """A server whose disk has space at the end, so that it can stop properly."""
+    """A server on this disk. At the end of the test, the disk has space again, so that the server
+    can stop normally.
+    """
     made = another(data_dir=disk.data)
     return made.start()
 
@@ -42,7 +46,8 @@ def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) ->
     under_way = [server.later(function.invoke, "2") for _ in range(4)]
     until(lambda: len(server.named("sleep")) == 4)
     disk.fill()
-    acknowledged += [one.result(scaled(30)) for one in under_way]  # there is space for their ends
+    # their records fit into the reserved space
+    acknowledged += [one.result(scaled(30)) for one in under_way]
     until(lambda: function.try_invoke().status_code == 503)
     refused(server, "POST", f"{function.path}/invoke")
     refused(server, "POST", "/api/functions", {"name": "more", "handler": "true"})
@@ -59,7 +64,7 @@ def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) ->
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: Disk) -> None:
-    """Killed, stopped and restarted on a full disk; nothing was lost."""
+    """The server is killed, stopped and restarted on the full disk, and must lose nothing."""
     kept, gone = server.deploy("echo kept"), server.deploy("echo gone")
     acknowledged = [kept.invoke() for _ in range(5)]
     gone.invoke()
@@ -73,7 +78,7 @@ def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: D
     assert server.call("GET", gone.path).status_code == 404
     for record in acknowledged:
         assert kept.records()[record["invocation_id"]] == record
-    disk.fill()  # the space that the start has freed
+    disk.fill()  # the start has freed some space
     until(lambda: kept.try_invoke().status_code == 503)
     server.restart()
     also = server.call("DELETE", kept.path)
@@ -86,7 +91,9 @@ def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: D
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_server_starts_on_a_full_disk_with_leftovers(server: Server, disk: Disk) -> None:
-    """Ends of several megabytes in the spool, no space for them in the database, and a kill."""
+    """The server is killed while the spool has several megabytes of ended invocations, for which
+    the database has no space.
+    """
     function = server.deploy("sleep 2; head -c 4000000 /dev/zero | tr '\\\\0' x", max_instances=4)
     under_way = [server.later(function.try_invoke) for _ in range(4)]
     until(lambda: len(server.named("sleep")) == 4)
@@ -114,7 +121,9 @@ def test_a_server_starts_on_a_full_disk_with_leftovers(server: Server, disk: Dis
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_server_starts_on_a_full_disk_with_keyed_calls_open(server: Server, disk: Disk) -> None:
-    """No byte is free, including the reserve. They have ended, and this is stored later."""
+    """No byte is free, including the reserve. The invocations with keys have ended with the server,
+    which can only store this later.
+    """
     function = server.deploy("sleep 60")
     under_way = server.later(keyed, server, "POST", f"{function.path}/invoke", "call")
     until(lambda: len(server.named("sleep")) == 1)
@@ -122,7 +131,8 @@ def test_a_server_starts_on_a_full_disk_with_keyed_calls_open(server: Server, di
     targets = {"min_instances": 0, "max_instances": 3}
     operation = keyed(server, "POST", target, "operation", targets).json()
     with closing(sqlite3.connect(disk.data / "quiltfn.db")) as database:
-        database.execute("UPDATE operation SET status = 'running'")  # a state that a kill can leave
+        # the row as a kill can leave it
+        database.execute("UPDATE operation SET status = 'running'")
         database.commit()
     path = f"/api/elasticity/control/operations/{operation['operation_id']}"
     assert server.call("GET", path).json()["status"] == "running"

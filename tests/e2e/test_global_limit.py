@@ -1,5 +1,5 @@
-"""Memory of sandboxes beyond their own limit: socket buffers; and the limit for all sandboxes
-together.
+"""Memory that a sandbox can use beyond its own limit (socket buffers), and the limit for all
+sandboxes together.
 """
 
 import json
@@ -32,16 +32,20 @@ def of_the_machine(path: str) -> int:
 
 
 def groups_of(pid: int) -> list[str]:
-    """The groups that limit its resources: not the freezer's, which also contains the server."""
+    """The control groups that limit the process, without that of the freezer, which also contains
+    the server.
+    """
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     return [one for one in lines if one.split(":")[1] in ("memory", "pids", "cpu", "")]
 
 
-# All together ---------------------------------------------------------------------------------
+# The limit for all sandboxes ------------------------------------------------------------------
 
 
 def test_all_sandboxes_together_have_a_limit(server: Server) -> None:
-    """The sum of the limits may exceed the machine's memory; then only handlers end."""
+    """The sum of the sandboxes' limits may exceed the machine's memory. If it is used up, only
+    handlers may be killed.
+    """
     protection = server.call("GET", "/api/functions/health").json()["protections"]["ceiling"]
     above = {one: (CGROUPS / one if V1 else CGROUPS) / "quiltfn" for one in ("memory", "pids")}
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -74,7 +78,7 @@ def test_servers_share_the_limit(server: Server) -> None:
     assert server.run("echo still here")["status"] == "success"
 
 
-# Sockets --------------------------------------------------------------------------------------
+# Memory of sockets ----------------------------------------------------------------------------
 
 STUFF = """
 import json, socket, time
@@ -99,7 +103,7 @@ print(json.dumps([len(kept), sent]))
 """
 
 
-# Nobody accepts these: a connection is charged to the process that accepts it.
+# Connections that nobody accepts: the kernel charges a connection to the process that accepts it.
 WAITING = """
 import os, socket, time
 for _ in range(20):
@@ -119,7 +123,7 @@ time.sleep(0.5)
 
 
 def tcp_bytes() -> int:
-    """The memory of TCP on this machine, in all network namespaces."""
+    """The memory that TCP uses on this machine, in all network namespaces."""
     (line,) = (
         one for one in Path("/proc/net/sockstat").read_text().splitlines() if one[:4] == "TCP:"
     )
@@ -127,7 +131,9 @@ def tcp_bytes() -> int:
 
 
 def stuff(server: Server, handler: str, *, is_limited: bool = True) -> dict[str, Any]:
-    """The record, with `grown`: the maximum growth of TCP's memory meanwhile."""
+    """Runs the handler, and returns its record. `grown`: how much TCP's memory grew at most during
+    the invocation.
+    """
     function = server.deploy(script(handler), memory_limit_mb=MEMORY_MIB, timeout_seconds=20)
     before, grown = tcp_bytes(), 0
     call = server.later(function.invoke)
@@ -139,7 +145,7 @@ def stuff(server: Server, handler: str, *, is_limited: bool = True) -> dict[str,
                     (group / "memory.kmem.tcp.limit_in_bytes").write_text("-1")
         time.sleep(0.01)
     record = call.result()
-    # On v2 it fills the handler's own memory, and may end it.
+    # On v2, the connections count as the handler's own memory, so it may run out of memory.
     assert record["status"] == "success" or (record["status"] == "oom" and not V1), record
     function.delete()
     return record | {"grown": grown}
@@ -154,8 +160,8 @@ def test_what_sockets_hold_is_held_by_the_sandboxs_memory(server: Server) -> Non
 
 
 def test_what_nobody_accepts_is_not_without_bound(server: Server) -> None:
-    """The kernel charges it to no group; its buffers start small, and the number of sockets is
-    limited.
+    """The kernel charges such connections to no group. They have a bound nevertheless: their
+    buffers start small, and the number of sockets is limited.
     """
     record = stuff(server, WAITING)
     print(f"9,450 connections that wait: {record['grown'] / MIB:.0f} MiB, {record['status']}")

@@ -1,6 +1,8 @@
-"""Runtimes with `isolation: gvisor`: the same promises, kept by a kernel of the sandbox's own.
+"""Runtimes with `isolation: gvisor` keep the same promises with a kernel of their own in each
+sandbox.
 
-The catalogue's cases as far as they mean something there; what differs is said beside the test.
+These are the cases of security_cases.py that apply to gVisor. Tests say where its behaviour
+differs.
 """
 
 import json
@@ -53,7 +55,7 @@ def python(code: str) -> str:
     return f"exec python3 - <<'END'\n{code}\nEND"
 
 
-# Calls ---------------------------------------------------------------------------------------
+# Invocations ---------------------------------------------------------------------------------
 
 
 def test_health_says_what_was_seen_of_it(box: Server) -> None:
@@ -112,7 +114,7 @@ def test_writable_paths_are_there_and_emptied(box: Server) -> None:
     function.delete()
 
 
-# The fence (B1, B9, B14 to B16) --------------------------------------------------------------
+# Isolation (B1, B9, B14 to B16) --------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=["cold", "warm"])
@@ -126,7 +128,7 @@ def inside(box: Server, request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def test_identity(inside: dict[str, str]) -> None:
-    """gVisor's /proc/self/status has no line about no_new_privs."""
+    """Unlike Linux, gVisor has no line about no_new_privs in /proc/self/status."""
     status = dict(line.split(":\t", 1) for line in inside["status"].splitlines() if ":\t" in line)
     assert {int(one) for one in status["Uid"].split()} == {1000}
     assert {int(one) for one in status["Gid"].split()} == {1000}
@@ -154,8 +156,8 @@ def test_limits(inside: dict[str, str]) -> None:
 
 
 def made(box: Server) -> dict[str, list[int]]:
-    """The processes of gVisor's sandboxes, read while the server creates none: the child that
-    becomes a sandbox joins its group before it has become one, and before the others.
+    """The processes of gVisor's sandboxes. They are read while the server creates none: the child
+    that becomes a sandbox joins its control group early, before the other processes do.
     """
     groups: dict[str, list[int]] = {}
     for _ in range(round(scaled(20))):
@@ -200,14 +202,14 @@ def test_every_process_of_a_sandbox_is_held_on_the_host(box: Server) -> None:
 
 
 def gvisors(pids: list[int]) -> bool:
-    """Whether one of them is a sentry."""
+    """Whether one of the processes is gVisor's sentry."""
     with suppress(OSError):
         return any(b"runsc-sandbox" in Path(f"/proc/{p}/cmdline").read_bytes() for p in pids)
     return False
 
 
-# Calls that succeed in gVisor but not in a crun sandbox: only gVisor's own kernel executes them.
-# Pid 1 is visible, with only HOME in its environment; priorities have no effect.
+# These attempts succeed in gVisor and not in a crun sandbox, since only gVisor's own kernel is
+# affected. Pid 1 is visible, but its environment has only HOME; priorities have no effect.
 HARMLESS = {
     *("see pid 1", "list pid 1's descriptors", "environ of pid 1"),
     *("nice", "oom_score_adj"),
@@ -249,7 +251,7 @@ print("environ", sorted(one.split("=")[0] for one in open("/proc/1/environ").rea
 
 
 def test_the_control_socket_and_the_guest_are_out_of_reach(box: Server) -> None:
-    """Of the guest's descriptors a handler can open only /dev/null and the pipes of its own
+    """Of the guest's descriptors, a handler can only open /dev/null and the pipes of its own
     output.
     """
     lines = run(box, python(PID_1))["stdout"].splitlines()
@@ -399,7 +401,7 @@ def test_a_deadline_holds_and_the_next_call_is_served(box: Server) -> None:
 def test_a_fork_bomb_ends_at_its_deadline(box: Server) -> None:
     function = deploy(box, "f() { f | f & }; f; sleep 99", timeout_seconds=2)
     began = time.monotonic()
-    # This many processes may need more memory than it has.
+    # So many processes may also need more memory than the sandbox has.
     assert function.invoke()["status"] in ("timeout", "oom")
     assert time.monotonic() - began < scaled(8)
     assert run(box, "echo fine")["stdout"] == "fine\n"
@@ -489,7 +491,7 @@ def test_a_killed_server_leaves_nothing(server: Server, killed: str) -> None:
     with pytest.raises((httpx.TransportError, AssertionError)):
         call.result(scaled(5))
     server.wait()
-    if killed == "kill_launcher":  # the next one sweeps the directories
+    if killed == "kill_launcher":  # the next launcher removes the directories
         server.start()
         server.until_ready()
     until(lambda: not [pid for pid in pids if is_alive(pid)])
@@ -498,12 +500,12 @@ def test_a_killed_server_leaves_nothing(server: Server, killed: str) -> None:
     assert not nothing_since(before, None, server.run_dir, dead)
 
 
-# Without gVisor ------------------------------------------------------------------------------
+# A machine without gVisor --------------------------------------------------------------------
 
 
 @promise("F18")
 def test_without_gvisor_it_is_refused_and_never_replaced(server: Server) -> None:
-    """A function that was created with it, on a machine that has lost it."""
+    """The machine has lost gVisor since the function was created with it."""
     add_runtimes(server)
     function = deploy(server, "echo served")
     server.stop()

@@ -26,7 +26,7 @@ SAMPLE_S = 0.003
 
 
 async def herd(server: Server, **fields: Any) -> list[TimedResponse]:
-    """Of a cold function, requested within that time: on a busy machine that takes a few
+    """Invokes a cold function many times within a short time. On a busy machine, this takes a few
     attempts.
     """
     for _ in range(GOES):
@@ -39,7 +39,9 @@ async def herd(server: Server, **fields: Any) -> list[TimedResponse]:
 
 
 async def _herd(server: Server, fields: dict[str, Any]) -> list[TimedResponse]:
-    """Invokes a function without instances this often at once; it never exceeds its maximum."""
+    """Invokes a function without instances `HERD` times at once, and checks that it never exceeds
+    its maximum.
+    """
     async with client_of(server) as client:
         function = await deploy(client, "1", max_instances=MOST, **fields)
         await until(lambda: _is_cold(function), timeout_s=10)
@@ -68,16 +70,16 @@ async def _is_cold(function: Marked) -> bool:
 
 
 def _order(answers: list[TimedResponse]) -> str:
-    """How long invocations waited, and how far they were from first come, first served. Their ids
-    have the order in which the server received them.
+    """Describes how long invocations waited, and checks that they were served in order. Their ids
+    show the order in which the server received them.
     """
     served = sorted((one for one in answers if one.status == 200), key=_came)
     waits = sorted((one.ended - one.began) * 1000 for one in served)
     left = {_came(one): n for n, one in enumerate(sorted(served, key=lambda answer: answer.ended))}
     off = sorted(abs(left[_came(one)] - n) for n, one in enumerate(served))
     p99 = len(served) * 99 // 100
-    # Ends are observed when this client reads them, on the same two cores, so it may misplace some;
-    # random order, or last come first served, would misplace hundreds.
+    # The client notices ends when it reads them, on the same two cores, so some seem to be out of
+    # order. With random order, or last come first served, hundreds would be.
     assert off[p99] < HERD // 4, f"{off[p99]} places out of turn"
     cold = sum(one.body["cold_start"] for one in served)
     return (
@@ -99,7 +101,7 @@ async def test_a_herd_at_a_cold_function_is_served_in_line(another: Callable[...
 async def test_of_a_long_herd_the_rest_comes_again(another: Callable[..., Server]) -> None:
     line = 100
     server = another(options=f"--prewarmed 0 --idle-s 0.5 --queue-max {line}").start()
-    # A hundred short invocations would be over before ten checks.
+    # A hundred shorter invocations would be over before ten checks were made.
     answers = await herd(server, handler="sleep 0.02")
     outcomes = Counter(one.outcome for one in answers)
     assert outcomes.keys() == {"success", "CAPACITY_FULL"}, outcomes

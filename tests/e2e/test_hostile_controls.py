@@ -1,5 +1,5 @@
-"""Negative controls: without a protection, the case for it fails. And the oracle finds planted
-changes.
+"""Negative controls: without a protection, the test of its attack fails; and the oracle finds
+planted changes. Numbers such as B9 are cases in security_cases.py.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from timeouts import full_wait
 pytestmark = pytest.mark.sandbox
 
 
-# Calls of `closed_doors.py` that only the filter prevents.
+# System calls in `closed_doors.py` that only the seccomp filter prevents.
 WITHOUT_A_FILTER = {
     *("call setsockopt socket 26", "call setsockopt socket 26, upper half"),
     *(
@@ -65,7 +65,7 @@ def box() -> Iterator[WeakenedServer]:
 
 
 def tries(box: WeakenedServer, lacks: str) -> set[str]:
-    """Tries of `forbidden.py` that succeed."""
+    """Attempts of `forbidden.py` that succeed without this protection."""
     record = box.run(lacks, script(TRIES), environment={"PORT": "9"})
     return {name for name, code in json.loads(record["stdout"]).items() if code == 0}
 
@@ -76,7 +76,7 @@ def test_the_whole_fence_fails_no_case(box: WeakenedServer) -> None:
 
 @promise("F22")
 def test_without_the_filter_forbidden_calls_succeed(box: WeakenedServer) -> None:
-    """B9, B22."""
+    """Control of cases B9 and B22: system calls that must be refused."""
     opened = tries(box, "seccomp")
     assert {"unshare user", "clone user", "AF_ALG", "keyctl"} & opened
     doors = json.loads(box.run("seccomp", script(DOORS))["stdout"])
@@ -85,28 +85,29 @@ def test_without_the_filter_forbidden_calls_succeed(box: WeakenedServer) -> None
     taken = json.loads(box.run("seccomp", script(TAKE), environment={"HOLDS": "no"})["stdout"])
     assert taken["inotify"][0] > 0
     assert taken["asynchronous I/O"][0] > 0
-    assert fence(sections(box.run("seccomp", WHO)["stdout"]))["seccomp"] == "0"  # B1
+    # control of case B1
+    assert fence(sections(box.run("seccomp", WHO)["stdout"]))["seccomp"] == "0"
 
 
 def test_without_a_limit_of_processes_a_bomb_grows_beyond_it(box: WeakenedServer) -> None:
-    """B2."""
+    """Control of case B2: too many processes."""
     box.runtime.lacks("pids")
     function = box.server.deploy(BOMBS["vfork"], timeout_seconds=round(full_wait(5)))
     with Meter(box.server) as meter:
         call = box.server.later(function.try_invoke)
         until(lambda: meter.pids > PIDS_SEEN_MAX, 5)
-        function.delete()  # this ends the invocation
+        function.delete()  # deleting the function ends its invocation
         call.result()
     box.runtime.lacks("")
 
 
 def test_without_masks_secrets_of_the_kernel_are_read(box: WeakenedServer) -> None:
-    """B10, B15."""
+    """Control of cases B10 and B15: files of /proc that must be hidden."""
     assert "interrupts" in tries(box, "masks")
 
 
 def test_without_uids_of_their_own_two_sandboxes_are_one_user(box: WeakenedServer) -> None:
-    """B1, C8."""
+    """Control of cases B1 and C8: each sandbox has its own uid."""
     server = box.server
     box.runtime.lacks("own uids")
     function = server.deploy(f"exec sleep {full_wait(1)}", max_instances=2)
@@ -121,11 +122,11 @@ def test_without_uids_of_their_own_two_sandboxes_are_one_user(box: WeakenedServe
 
 
 def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: WeakenedServer) -> None:
-    """B1, B17."""
+    """Control of cases B1 and B17: the guest is out of the handler's reach."""
     box.runtime.lacks("another uid for handlers")
     function = box.server.deploy(script(TRIES), environment={"PORT": "9"})
     answer = function.try_invoke()
-    # It took the guest's limits from it: usually the sandbox ends before the call does.
+    # The handler has lowered the guest's limits, so usually the sandbox ends before the invocation.
     if answer.status_code == 200:
         taken = {name for name, code in json.loads(answer.json()["stdout"]).items() if code == 0}
         assert {"signal pid 1", "limits of pid 1"} <= taken
@@ -137,13 +138,13 @@ def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: Weaken
 
 
 def test_with_large_file_systems_a_disk_is_filled_beyond_its_cap(box: WeakenedServer) -> None:
-    """B4."""
+    """Control of case B4: a full disk."""
     only = {"environment": {"PLACES": "/tmp"}, "memory_limit_mb": 1024}
     result = json.loads(box.run("small file systems", script(FILL), **only)["stdout"])
     assert result["/tmp"][0] > 512 << 20
 
 
-# The oracle -----------------------------------------------------------------------------------
+# The oracle's own controls --------------------------------------------------------------------
 
 
 def test_the_oracle_finds_what_is_planted(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Handlers that attack: their ends, their output, and the files that they bring."""
+"""Handlers that attack by the time of their end, by their output, and by the files in their
+images.
+"""
 
 import io
 import json
@@ -22,11 +24,13 @@ def server(ground: Ground) -> Server:
     return ground.server
 
 
-# B25 ------------------------------------------------------------------------------------------
+# B25: an end near the deadline ----------------------------------------------------------------
 
 
 def test_an_end_at_the_deadline_is_one_end(server: Server) -> None:
-    """It ends from 4 ms before its deadline to 3 ms after; either way, there is one outcome."""
+    """The handler ends between 4 ms before its deadline and 3 ms after it. Either way, the
+    invocation must have one outcome.
+    """
     code = (
         "import os, time\nlate = (int(os.environ['QUILT_PAYLOAD']) - 4) / 1000\n"
         "end = int(os.environ['QUILT_DEADLINE_MS']) / 1000 + late\n"
@@ -55,7 +59,7 @@ def test_an_end_at_the_deadline_is_one_end(server: Server) -> None:
     print(f"{len(ends)} ends around the deadline: {counts}")
 
 
-# B26 ------------------------------------------------------------------------------------------
+# B26: output that is dangerous to show --------------------------------------------------------
 
 NASTY = (
     "\x1b[31m\x1b]0;x\x07<script>alert(1)</script>'; DROP TABLE invocation; --,=1+1\r\n\x9b\u202e"
@@ -75,7 +79,7 @@ def test_output_that_would_do_something_where_it_is_shown_is_data(ground: Ground
     function.delete()
 
 
-# B27 ------------------------------------------------------------------------------------------
+# B27: setuid programs -------------------------------------------------------------------------
 
 SETUID = r"""
 import glob, json, os, stat, subprocess
@@ -116,7 +120,7 @@ def test_a_setuid_program_gives_nothing(server: Server) -> None:
     print(f"{count} setuid and setgid programs, ids and capabilities the same")
 
 
-# B24 ------------------------------------------------------------------------------------------
+# B24: hostile images --------------------------------------------------------------------------
 
 
 def hostile_images() -> Iterator[tuple[str, bytes]]:

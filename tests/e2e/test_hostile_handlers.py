@@ -1,8 +1,8 @@
-"""Handlers that attack: what they use up, how they end, which doors they find open, what they find
-out, whom they pretend to be, and what they leave behind.
+"""Handlers that attack: by the resources that they use, the way in which they end, system calls,
+searches for secrets, forged messages, and the files that they leave.
 
-Each runs in a sandbox of this module's own server. Meanwhile another tenant's function is called,
-and afterwards the host is compared with what it was (`oracle.py`).
+Each handler runs in a sandbox of this module's own server. Another tenant's function is invoked
+meanwhile, and afterwards the host must be the same as before (`oracle.py`).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.sandbox
 MIB = 1 << 20
 QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n'
 PIDS_MAX, MEMORY_MAX = 512, 256 * MIB
-# The kernel counts a fork before it refuses it: one on each CPU may be seen beyond the limit.
+# The kernel counts a fork before it refuses it, so one more process for each CPU may be seen.
 PIDS_SEEN_MAX = PIDS_MAX + (os.cpu_count() or 1)
 
 
@@ -45,7 +45,7 @@ def timed(function: Function, payload: str | None = None) -> tuple[dict[str, Any
     return function.invoke(payload), time.monotonic() - began
 
 
-# B1 ------------------------------------------------------------------------------------------
+# B1: identity --------------------------------------------------------------------------------
 
 WHO = {
     "shell": lambda server: server.deploy("cat /proc/self/status"),
@@ -75,7 +75,7 @@ def test_every_runtime_runs_handlers_as_nobody_in_particular(server: Server, run
     function.delete()
 
 
-# B2 ------------------------------------------------------------------------------------------
+# B2: too many processes ----------------------------------------------------------------------
 
 BOMBS = {
     "shell": "b() { b | b & }; b; while :; do b; done",
@@ -102,7 +102,7 @@ def test_a_bomb_of_processes_stays_within_its_limit_and_ends(server: Server, bom
     assert record["status"] in ("timeout", "failed"), record
     assert took < scaled(2.0)
     assert meter.pids <= PIDS_SEEN_MAX
-    # A shell gives up when it cannot fork, sometimes between two checks.
+    # A shell gives up when it cannot fork; its peak may be between two measurements.
     assert meter.pids > PIDS_MAX // 2 or bomb == "shell", "it was one"
     until(lambda: not any(len(pids) > 3 for pids in server.sandbox_pids().values()), 2.0)
     answers_again(server, function)
@@ -110,7 +110,7 @@ def test_a_bomb_of_processes_stays_within_its_limit_and_ends(server: Server, bom
     function.delete()
 
 
-# B3 ------------------------------------------------------------------------------------------
+# B3: too much memory -------------------------------------------------------------------------
 
 MANY = "import os\nfor _ in range({n}):\n    if os.fork() == 0: break\n"
 EATERS = {
@@ -140,7 +140,7 @@ EATERS = {
         "import os\nfor n in range(10 ** 7): os.mknod('/tmp/%d' % n)",
         {"oom", "failed"},
     ),
-    # Thread-local data is above a thread's frames, which are far from filling its stack.
+    # Thread-local data is above the frames of a thread, which use only a small part of the stack.
     "stacks of threads": (
         "import ctypes, threading, time\nthreading.stack_size(1 << 20)\nc = ctypes.CDLL(None)\n"
         "c.__errno_location.restype = ctypes.c_void_p\n"
@@ -179,9 +179,10 @@ def test_memory_of_every_kind_is_the_sandboxs_own(server: Server, eater: str) ->
     function = server.deploy(QUICK + script(code), timeout_seconds=8)
     with Meter(server) as meter:
         record, took = timed(function)
-    assert record["status"] in ends, record  # so it did not need its deadline
+    assert record["status"] in ends, record  # these ends show that the deadline was not needed
     assert 0 < meter.memory <= MEMORY_MAX * 1.05
-    # Other work may run on the machine; memory that no limit counts would exceed this.
+    # Other programs may run on the machine. Memory that counts for no limit would exceed this
+    # bound.
     assert meter.host_drop <= MEMORY_MAX + 1024 * MIB
     answers_again(server, function)
     measured = f"{meter.memory // MIB} MiB at most, the host's fell by {meter.host_drop // MIB}"
@@ -189,7 +190,7 @@ def test_memory_of_every_kind_is_the_sandboxs_own(server: Server, eater: str) ->
     function.delete()
 
 
-# B4 ------------------------------------------------------------------------------------------
+# B4: full disks ------------------------------------------------------------------------------
 
 FILL = r"""
 import errno, json, os
@@ -252,13 +253,13 @@ def test_a_disk_is_filled_to_its_cap_and_it_is_the_sandboxs_own(server: Server) 
     print({place: result[place] for place in ("/tmp", "/dev/shm")})
 
 
-# B6 ------------------------------------------------------------------------------------------
+# B6: deadlines -------------------------------------------------------------------------------
 
 STUBBORN = [
     "trap '' TERM INT HUP; while :; do :; done",
     "kill -STOP $$; sleep 60",
     "(trap '' HUP; sleep 60) & kill -STOP $!; wait",
-    # Only its own end interrupts the parent of a vfork.
+    # A parent waits for the end of its vforked child, and cannot be interrupted before.
     script("import ctypes, time\nlibc = ctypes.PyDLL(None)\nif libc.vfork() == 0: time.sleep(60)"),
 ]
 
@@ -270,7 +271,8 @@ def test_every_deadline_is_kept(server: Server) -> None:
         turn = [server.later(timed, one) for one in functions for _ in range(2)]
         calls += [one.result() for one in turn]
     assert {record["status"] for record, _ in calls} == {"timeout"}
-    # Without the start of a sandbox, which each needs after the previous one.
+    # `duration_ms` does not include the start of a sandbox, which each invocation after a timeout
+    # needs.
     late = sorted(record["duration_ms"] / 1000 - 1 for record, _ in calls)
     assert late[int(len(late) * 0.99)] <= scaled(1.0)
     assert late[0] >= 0
@@ -291,8 +293,8 @@ for _ in range(30):
 {way}
 """
 DEBTS = {
-    # 30 times 12 MiB do not fit beside the 200: one call makes the kernel search for memory for
-    # long.
+    # 30 times 12 MiB do not fit beside the 200 MiB, so each call makes the kernel search for memory
+    # for a long time.
     "memory": "while True: mmap.mmap(-1, 12 << 20, flags).close()",
     "bytes": "fd = os.open('/dev/zero', 0)\nwhile True: os.preadv(fd, [held], 0)",
 }
@@ -301,8 +303,8 @@ DEBTS = {
 @promise("F24")
 @pytest.mark.parametrize("way", DEBTS)
 def test_a_deadline_is_kept_despite_a_debt_of_the_processor(server: Server, way: str) -> None:
-    """The kernel lets an invocation exceed its quota; the group is then throttled until that is
-    made up.
+    """The kernel lets an invocation exceed its CPU quota, and then throttles its group until it is
+    even. The deadline must be kept nevertheless.
     """
     code = script(DEBT.replace("{way}", DEBTS[way]))
     function = server.deploy(code, timeout_seconds=2, cpu_limit_percent=10)
@@ -311,7 +313,8 @@ def test_a_deadline_is_kept_despite_a_debt_of_the_processor(server: Server, way:
         record, took = timed(function)
         assert took < scaled(2 + 2.0)
         if record["status"] == "oom" and way == "memory":
-            continue  # the kernel has found none, and has killed it before
+            # the kernel has found no memory, and has killed the handler before its deadline
+            continue
         assert record["status"] == "timeout", record
         late.append(record["duration_ms"] / 1000 - 2)
         if len(late) == times(2, 10):
@@ -324,7 +327,7 @@ def test_a_deadline_is_kept_despite_a_debt_of_the_processor(server: Server, way:
     print(f"{way}: at most {max(late) * 1000:.0f} ms late")
 
 
-# B9, B11 --------------------------------------------------------------------------------------
+# B9, B11: system calls and control groups -----------------------------------------------------
 
 PROBE = Path(__file__).with_name("closed_doors.py").read_text()
 
@@ -338,7 +341,9 @@ def doors(server: Server) -> dict[str, str]:
 
 @promise("F22")
 def test_no_other_door_of_the_kernel_is_open(doors: dict[str, str]) -> None:
-    """In addition to `forbidden.py`: all other calls, families, flags and architectures."""
+    """These are the system calls, socket families, flags and architectures that `forbidden.py` does
+    not try.
+    """
     opened = {name: how for name, how in doors.items() if how.startswith("open")}
     assert not opened
     calls = {name: how for name, how in doors.items() if name.startswith("call ")}
@@ -356,7 +361,7 @@ def test_no_control_group_can_be_reached_or_mounted(doors: dict[str, str]) -> No
     assert doors["writable files of a control group"] == "none"
 
 
-# B13 ------------------------------------------------------------------------------------------
+# B13: running programs ------------------------------------------------------------------------
 
 OVERWRITE = r"""
 import glob, os, time
@@ -375,7 +380,7 @@ os.execv("/bin/sh", ["sh", "-c", f"echo {looked} {len(opened)}"])
 
 
 def guest_digests(server: Server) -> set[str]:
-    """The digests of the guest's program in each sandbox."""
+    """The digests of the guest's program, as seen by each process of a sandbox."""
     (pids, *_) = server.sandbox_pids().values()
     found = {oracle.digest(Path(f"/proc/{pid}/root/.guest")) for pid in pids}
     assert found != {"cannot be read"}
@@ -383,7 +388,7 @@ def guest_digests(server: Server) -> set[str]:
 
 
 def test_no_program_can_be_written_to_while_others_are_started(server: Server) -> None:
-    """New sandboxes are started meanwhile. The oracle has the digest of crun."""
+    """New sandboxes are started during the attack. The oracle compares the digest of crun."""
     seconds = times(2, 30)
     attack = server.deploy(script(OVERWRITE), environment={"SECONDS_LONG": str(seconds)})
     call = server.later(attack.invoke)
@@ -400,11 +405,11 @@ def test_no_program_can_be_written_to_while_others_are_started(server: Server) -
     print(f"{looked} tries on running programs, {starts} sandboxes started meanwhile, 0 opened")
 
 
-# B14 ------------------------------------------------------------------------------------------
+# B14: open descriptors ------------------------------------------------------------------------
 
 OPEN = {
     "shell": lambda server: server.deploy(
-        # The listing's own descriptor is 3; a grandchild has no more than its parents.
+        # Descriptor 3 is the listing's own. A grandchild has no other descriptors than its parents.
         "ls /proc/self/fd; sh -c 'ls /proc/self/fd'; ls /proc/1/fd 2>/dev/null; true"
     ),
     "python": lambda server: python(
@@ -424,7 +429,8 @@ OPEN = {
 
 OURS = {
     "python": re.compile(r"pipe:|/dev/null$"),
-    "node": re.compile(r"pipe:|/dev/null$|/proc/\d+/fd$|anon_inode:|socket:"),  # its event loop
+    # these are the descriptors of Node.js's event loop
+    "node": re.compile(r"pipe:|/dev/null$|/proc/\d+/fd$|anon_inode:|socket:"),
 }
 
 
@@ -442,14 +448,14 @@ def test_no_descriptor_of_ours_is_a_handlers(server: Server, runtime: str) -> No
             assert {"0", "1", "2"} <= set(open_ones)
             strange = [one for one in open_ones.values() if not OURS[runtime].match(one)]
             assert not strange, strange
-            # A runner that stays with the handler gets calls by it.
+            # A runner that runs in the handler's process needs a socket to receive invocations.
             sockets = [one for one in open_ones.values() if one.startswith("socket:")]
             assert len(sockets) <= (runtime == "node")
     function.delete()
     print(f"{runs} runs of {runtime}")
 
 
-# B15 ------------------------------------------------------------------------------------------
+# B15: secrets ---------------------------------------------------------------------------------
 
 SEARCH = r"""
 import hashlib, json, os, socket, stat
@@ -496,8 +502,8 @@ print(json.dumps([found, read, sorted(pids), places]))
 
 
 def test_secrets_of_the_host_and_of_others_are_not_found(ground: Ground) -> None:
-    """Canaries in /, /root, /tmp, the data directory, another invocation's variables and
-    payload.
+    """There are canaries in /, /root, /tmp and the data directory, and secrets in the variables and
+    the payload of another invocation.
     """
     server = ground.server
     secret = hashlib.sha256(b"of another call").hexdigest()[:48]
@@ -525,7 +531,7 @@ def test_secrets_of_the_host_and_of_others_are_not_found(ground: Ground) -> None
     print(f"{read} files read, {len(secrets)} canaries, 0 found")
 
 
-# B16, without network -------------------------------------------------------------------------
+# B16: connections without network -------------------------------------------------------------
 
 REACH = r"""
 import json, os, socket
@@ -557,7 +563,7 @@ def test_without_network_nobody_is_reached(server: Server) -> None:
         own = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
         addresses = ["127.0.0.1", "::1", "10.0.2.2", "172.17.0.1", *own.stdout.split()]
         ports = [server.url.rpartition(":")[2], str(everywhere.getsockname()[1]), "5432"]
-        for name in addresses[:1]:  # it is reachable from the host, so the attempt is valid
+        for name in addresses[:1]:  # control: the address can be reached from the host
             socket.create_connection((name, int(ports[1])), 1).close()
         record = server.run(
             script(REACH),
@@ -573,7 +579,7 @@ def test_without_network_nobody_is_reached(server: Server) -> None:
     print(f"{len(attempts)} attempts, 0 reached")
 
 
-# B17 ------------------------------------------------------------------------------------------
+# B17: attacks on the guest --------------------------------------------------------------------
 
 TAMPER = {
     "every pid is taken": "for n in $(seq 100); do setsid sleep 60 & done 2>/dev/null; exit 0",
@@ -599,7 +605,7 @@ def test_the_guest_cannot_be_kept_from_its_work(server: Server, how: str) -> Non
     function.delete()
 
 
-# B18 ------------------------------------------------------------------------------------------
+# B18: forged results --------------------------------------------------------------------------
 
 FORGE = r"""
 import os, struct, sys
@@ -622,7 +628,9 @@ os._exit(7)
 
 @pytest.mark.parametrize("runtime", ["shell", "python"])
 def test_no_result_is_forged(server: Server, runtime: str) -> None:
-    """A handler that knows the protocols writes forged ends of calls wherever it can."""
+    """A handler that knows the protocols writes forged ends of invocations to every place that it
+    can write to.
+    """
     if runtime == "shell":
         function = server.deploy(
             'case "$QUILT_PAYLOAD" in honest*) exec printf "%s" "$QUILT_PAYLOAD";; esac\n'
@@ -648,7 +656,7 @@ def test_no_result_is_forged(server: Server, runtime: str) -> None:
     print(f"{2 * runs} calls of {runtime}, 0 forged records")
 
 
-# B19, B20 -------------------------------------------------------------------------------------
+# B19, B20: links and debris for the host -----------------------------------------------------
 
 LINKS = r"""
 import os, sys
@@ -676,7 +684,7 @@ INSIDE = re.compile(r'"(/proc/\d+/(root|cwd|fd/)|[^"]*/(laid|out)\d+)')
 def test_the_host_opens_nothing_that_a_handler_has_laid_out(ground: Ground, tmp_path: Path) -> None:
     server = ground.server
     canary, before = next(iter(ground.canaries)), set(server.sandbox_pids())
-    # One prewarmed sandbox: creating a new one would add children of the launcher.
+    # The sandbox must be prewarmed: creating one now would add children of the launcher.
     more = {"environment": {"CANARY": str(canary)}, "max_instances": 1}
     function = server.deploy(script(LINKS), **more)
     names = "open,openat,openat2,creat,readlink,readlinkat,unlinkat,rename,execve,chdir"

@@ -1,7 +1,7 @@
-"""What one invocation leaves for the next, one version for another, one tenant for another:
-nothing.
+"""Nothing of an invocation is left for the next one, nothing of a version for another, and nothing
+of a tenant for another.
 
-`test_warm_reuse.py` tests the same for interpreters that stay.
+`test_warm_reuse.py` tests the same for interpreters that stay between invocations.
 """
 
 import json
@@ -28,7 +28,7 @@ def server(ground: Ground) -> Server:
 
 
 def alone(server: Server, handler: str, **fields: Any) -> Function:
-    """A server whose invocations all run in the same sandbox, one after the other."""
+    """A server on which all invocations run in the same sandbox, one after the other."""
     return server.deploy(handler, max_instances=1, **fields)
 
 
@@ -67,13 +67,13 @@ def test_the_second_call_starts_as_the_first_did(server: Server) -> None:
 
 
 def steady(record: dict[str, Any]) -> list[str]:
-    """The text without pids, which increase."""
+    """The text without pids, which differ between invocations."""
     assert record["status"] == "success", record
     lines = [one for one in record["stdout"].splitlines() if not one.startswith("/proc/")]
     return [*lines, f"{record['stdout'].count('/proc/')} processes"]
 
 
-# C2 -------------------------------------------------------------------------------------------
+# C2: secrets of the invocation before ---------------------------------------------------------
 
 LOOK = r"""
 case "$QUILT_PAYLOAD" in plant*) echo "$SECRET" >/tmp/s; echo "$SECRET" >/dev/shm/s; exit 0;; esac
@@ -96,7 +96,7 @@ def test_a_secret_is_nowhere_in_the_next_call_of_a_shell(server: Server) -> None
     print(f"{pairs} pairs, 0 hits")
 
 
-# C3 -------------------------------------------------------------------------------------------
+# C3: files and other objects ------------------------------------------------------------------
 
 LEAVE = r"""
 import ctypes, fcntl, os, socket
@@ -148,7 +148,7 @@ def test_what_can_be_left_is_gone(server: Server, cleanup: bool) -> None:
     function.delete()
 
 
-# C4 -------------------------------------------------------------------------------------------
+# C4: processes that continue ------------------------------------------------------------------
 
 
 def test_what_a_shell_left_running_writes_into_no_other_call(server: Server) -> None:
@@ -169,11 +169,13 @@ def test_what_a_shell_left_running_writes_into_no_other_call(server: Server) -> 
     print(f"{pairs + pairs // 2} pairs, 0 bytes crossed")
 
 
-# C7 -------------------------------------------------------------------------------------------
+# C7: updates during invocations ---------------------------------------------------------------
 
 
 def test_a_call_runs_one_version_whole(server: Server) -> None:
-    """Invocations continue while the function is updated and rolled back."""
+    """Invocations continue while the function is updated and rolled back; each must run one version
+    only.
+    """
     function = server.deploy(
         "echo $TAG $QUILT_FUNCTION_VERSION", environment={"TAG": "1"}, max_instances=2
     )
@@ -196,7 +198,7 @@ def test_a_call_runs_one_version_whole(server: Server) -> None:
     print(f"{len(records)} calls across {changes} updates and a rollback, 0 mixed up")
 
 
-# C8 -------------------------------------------------------------------------------------------
+# C8: data of another tenant -------------------------------------------------------------------
 
 PLANT = r"""
 import os
@@ -224,7 +226,9 @@ print(found, os.uname().nodename)
 
 
 def test_nothing_of_a_tenant_is_found_by_another(ground: Ground) -> None:
-    """Both use the same name; the first one's resources are freed before the second begins."""
+    """The functions of both tenants have the same name. The first one's resources are freed before
+    the second one starts.
+    """
     server = ground.server
     call = of_another_tenant(server, "neighbour")
     pairs, hosts, uids = times(3, 250), set(), set()
@@ -254,7 +258,7 @@ def deploy_as(call: Callable[..., Any], body: dict[str, Any]) -> str:
     return path
 
 
-# C9 -------------------------------------------------------------------------------------------
+# C9: random numbers ---------------------------------------------------------------------------
 
 
 def test_no_two_draw_the_same(server: Server) -> None:
@@ -273,7 +277,7 @@ def test_no_two_draw_the_same(server: Server) -> None:
     print(f"200 of 200 draws distinct, {len({one[2] for one in drawn})} names of sandboxes")
 
 
-# C10 ------------------------------------------------------------------------------------------
+# C10: invocations after a bad end -------------------------------------------------------------
 
 BAD = {
     "timeout": ("exec sleep 30", "timeout"),
@@ -286,7 +290,7 @@ BAD = {
 
 @pytest.mark.parametrize("how", BAD)
 def test_after_a_bad_end_the_next_call_succeeds(server: Server, how: str) -> None:
-    """It runs in another sandbox, unless only the handler itself has ended."""
+    """The next invocation runs in another sandbox, unless only the handler itself has ended."""
     handler, status = BAD[how]
     handler = f'[ "$QUILT_PAYLOAD" = who ] && exec hostname\n{handler}'
     function = alone(server, handler, timeout_seconds=20)

@@ -1,6 +1,7 @@
 """A handler cannot exhaust or read what sandboxes share with each other and with the host.
 
-One tenant takes as much as it can get of a resource; another one, and the host, must keep theirs.
+One tenant takes as much of a resource as it can get; another tenant, and the host, must still have
+enough.
 """
 
 import ctypes
@@ -24,9 +25,10 @@ def server(ground: Ground) -> Server:
     return ground.server
 
 
-# B22 ------------------------------------------------------------------------------------------
+# B22: objects of the kernel -------------------------------------------------------------------
 
-# Takes as much as it can get of each kind, prints the numbers, and holds it until it is woken.
+# Takes as many objects of each kind as it can get, prints the numbers, and keeps them until it is
+# woken.
 TAKE = r"""
 import ctypes, errno, fcntl, json, os, resource, signal, socket, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -86,7 +88,7 @@ def take(server: Server, holds: str) -> Function:
 
 
 def host_has(number: int, *arguments: Any) -> str:
-    """The outcome of that call for the host's root."""
+    """The outcome of this system call for root on the host."""
     libc = ctypes.CDLL(None, use_errno=True)
     got = libc.syscall(number, *arguments)
     if got < 0:
@@ -98,12 +100,12 @@ def host_has(number: int, *arguments: Any) -> str:
 
 @promise("F16")
 def test_what_one_sandbox_uses_up_is_its_own(server: Server) -> None:
-    """Found by this test and fixed: one handler had all inotify instances of root, all contexts for
-    asynchronous I/O of the machine, and the timers and queued signals of every sandbox.
+    """This test has found a bug: one handler could take all inotify instances of root, all contexts
+    for asynchronous I/O of the machine, and the timers and queued signals of every sandbox.
     """
     first, second = take(server, "yes"), take(server, "no")
     call = server.later(first.invoke)
-    until(lambda: server.named("sleep"))  # it holds all of it now
+    until(lambda: server.named("sleep"))  # the first handler holds all that it could take
     assert host_has(294, 0) == "made"
     context = ctypes.c_ulong()
     assert host_has(206, 1024, ctypes.byref(context)) == "made"
@@ -125,7 +127,7 @@ def test_what_one_sandbox_uses_up_is_its_own(server: Server) -> None:
     print(mine)
 
 
-# B21 ------------------------------------------------------------------------------------------
+# B21: CPU and disk time -----------------------------------------------------------------------
 
 SPIN = r"""
 import os, time
@@ -164,7 +166,7 @@ for call in (lambda: os.nice(-20), lambda: os.setpriority(os.PRIO_PROCESS, 0, -1
 
 
 def test_a_noisy_neighbour_has_its_share_and_no_more(server: Server) -> None:
-    """Four spin, one in every four writes; the victim is invoked meanwhile."""
+    """Four handlers spin and one keeps writing, while the victim is invoked."""
     seconds = times(3, 60)
     more = {"environment": {"SECONDS_LONG": str(seconds)}, "timeout_seconds": seconds + 10}
     spin = server.deploy(script(SPIN), cpu_limit_percent=40, max_instances=2, **more)
@@ -181,7 +183,7 @@ def test_a_noisy_neighbour_has_its_share_and_no_more(server: Server) -> None:
         function.delete()
 
 
-# B23 ------------------------------------------------------------------------------------------
+# B23: random system calls ---------------------------------------------------------------------
 
 CHAOS = r"""
 import ctypes, os, random, signal, time
@@ -219,10 +221,12 @@ print(made, ended)
 
 
 def test_calls_at_random_harm_nobody(server: Server) -> None:
-    """The seeds are printed, so that a run can be repeated. The oracle finds any effects."""
+    """The seeds are printed, so that a run can be repeated. The oracle finds effects on the
+    host.
+    """
     seconds, total = times(3, 300), 0
     for _ in range(times(1, 3)):
-        seeds = [random.SystemRandom().getrandbits(32) for _ in range(2)]  # one on each CPU
+        seeds = [random.SystemRandom().getrandbits(32) for _ in range(2)]  # one for each CPU
         functions = [
             server.deploy(
                 '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n' + script(CHAOS),

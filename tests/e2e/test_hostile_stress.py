@@ -1,4 +1,5 @@
-"""Every stressor of stress-ng as a handler: some 300 ways to keep a kernel busy, written by others.
+"""Runs every stressor of stress-ng as a handler: some 300 ways to keep a kernel busy, which we did
+not choose.
 
 Only `scripts/soak hostile` runs it, since it takes long; it installs stress-ng.
 """
@@ -17,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not IN_FULL, reason="takes ten minutes: run by scripts/soak hostile"),
 ]
 STRESS_NG = Path("/usr/bin/stress-ng")
-# Each runs for a second; one that ignores that ends at the deadline.
+# Each stressor runs for a second; one that continues ends at its deadline.
 STRESSED = (
     '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n'
     'exec stress-ng --temp-path /tmp --timeout 1 --"$QUILT_PAYLOAD" 2 2>&1'
@@ -26,7 +27,7 @@ ENDS = {"success", "failed", "timeout", "oom"}
 
 
 def test_every_stressor_harms_nobody(ground: Ground) -> None:
-    """The oracle finds effects on the host, the victim those on others."""
+    """The oracle finds effects on the host, and the victim's invocations show effects on others."""
     named = subprocess.run(
         [STRESS_NG, "--stressors"], capture_output=True, text=True, check=True
     ).stdout.split()

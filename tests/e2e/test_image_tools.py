@@ -85,7 +85,7 @@ def digest_of(server: Server, name: str) -> str:
     return str(server.call("GET", f"/api/runtimes/{name}").json()["base_image"])
 
 
-# One tree in every format ------------------------------------------------------------------------
+# The same files in every format ------------------------------------------------------------------
 
 
 def test_a_directory_and_its_archive_are_equal(server: Server, tree: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_layout_of_umoci_with_two_layers(server: Server, tree: Path, tmp_path:
 
 
 class Buildah:
-    """Images with layers, in the test's own store."""
+    """Buildah with its own store, for images with layers."""
 
     def __init__(self, place: Path) -> None:
         self.options = [f"--root={place}/root", f"--runroot={place}/run", "--storage-driver=vfs"]
@@ -133,7 +133,7 @@ class Buildah:
         return run("buildah", *self.options, *words, BUILDAH_ISOLATION="chroot")
 
     def make(self, tree: Path, targets: Sequence[str]) -> None:
-        """Creates an image of two layers, the upper one without /srv/gone."""
+        """Creates an image with two layers; the upper one removes /srv/gone."""
         lower = self("from", "scratch")
         self("copy", "--quiet", lower, tree, "/")
         base = self("commit", "--quiet", lower)
@@ -165,8 +165,8 @@ def test_archives_of_buildah(server: Server, tree: Path, tmp_path: Path) -> None
 
 @dataclass
 class Registry:
-    """Debian's docker-registry on loopback, with TLS and a password. `certs`, `auth`: its
-    credentials.
+    """Debian's docker-registry on loopback, with TLS and a password. `certs`: its certificate's
+    directory; `auth`: the file with the password.
     """
 
     place: Path
@@ -254,7 +254,8 @@ def test_a_command_that_is_ended_leaves_no_files_and_no_installer(
     )
     pid = int(until(lambda: (made / "pid").exists() and (made / "pid").read_text(), 30))
     try:
-        assert len(list(made.glob("quiltfn-*"))) == 4  # code, packages, where npm runs, its files
+        # temporary directories: the code, the packages, npm's working directory, and npm's files
+        assert len(list(made.glob("quiltfn-*"))) == 4
         process.send_signal(number)
         assert process.wait(scaled(20)) == 128 + number
         assert list(made.glob("quiltfn-*")) == []
@@ -297,7 +298,7 @@ def test_an_image_of_a_registry_over_tls(server: Server, tree: Path, tmp_path: P
             "--insecure-registry")  # fmt: skip
 
 
-# Interpreters ------------------------------------------------------------------------------------
+# Base images with interpreters -------------------------------------------------------------------
 
 
 def has_mirror() -> bool:

@@ -1,4 +1,4 @@
-"""The host oracle works: a leftover of each kind is planted and found."""
+"""Controls of `leftovers.py`: planted leftovers of each kind are found."""
 
 import itertools
 import subprocess
@@ -18,11 +18,12 @@ def test_it_finds_what_is_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run_dir = tmp_path / "run"
     (run_dir / "servers").mkdir(parents=True)
     monkeypatch.setattr(leftovers, "UIDS_DIR", tmp_path)
-    (tmp_path / "0").write_text(f"{run_dir}/servers/{ID}")  # who last had the first block of uids
+    # the server that last used the first block of uids
+    (tmp_path / "0").write_text(f"{run_dir}/servers/{ID}")
     before = leftovers.look(tmp_path, run_dir, {ID})
     assert not leftovers.nothing_since(before, tmp_path, run_dir, {ID}, 0)
 
-    # Deep in the first existing hierarchy, in whatever kind of tree this machine has.
+    # The control group is deep in the first hierarchy that this machine has.
     top = Path("/sys/fs/cgroup")
     tree = next((top / one for one in ("memory", "unified") if (top / one).is_dir()), top)
     parent = tree / "quiltfn-oracle"
@@ -58,7 +59,7 @@ def test_it_finds_what_is_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_namespace_is_found_if_it_is_the_servers_own(tmp_path: Path) -> None:
-    """Other programs may create namespaces on the same machine at any time."""
+    """Other programs may create namespaces on the same machine at any time; those do not count."""
     before = leftovers.look(tmp_path, tmp_path / "run", {ID})
     names = (f"quiltfn-{ID}", "quiltfn-feedbeef")
     try:

@@ -1,4 +1,6 @@
-"""Output is visible as it is written, whatever writes it, and readers do not delay anything."""
+"""Output can be read while a handler writes it, whatever program writes, and slow readers delay
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.sandbox
 
 MIB = 1024 * 1024
 LONG = 256 * MIB
-# Each waits after each part until it is woken.
+# These handlers wait after each part until they are woken.
 PYTHON = {
     "generator": """
         import subprocess
@@ -61,7 +63,7 @@ NODE = {
         })());
     """,
 }
-# Handlers that the host cannot wake print when they continued.
+# These handlers cannot be woken from the host, so they print the time at which they continued.
 TIMED = """
     import asyncio, time
     async def handler(event):
@@ -84,7 +86,7 @@ def comes_in_parts(server: Server, function: Function) -> None:
         for number in range(3):
             arrived.append(next(coming))
             assert arrived[-1].bytes.replace(b" ", b"") == b'{"number":%d}\n' % number
-            server.wake()  # it has arrived before the next one is written
+            server.wake()  # the part has arrived before the handler writes the next one
         arrived += coming
     assert [one.name for one in arrived] == ["started", *["stdout"] * 3, "end"]
     assert arrived[-1].data["status"] == "success"
@@ -136,7 +138,7 @@ def rss_bytes(pid: int) -> int:
 
 
 class SlowReader:
-    """Reads a byte a second until it is told to continue; stores what it read."""
+    """Reads a byte a second until it is told to continue, and stores what it has read."""
 
     def __init__(self, url: str, path: str) -> None:
         to = urlsplit(url)
@@ -165,8 +167,8 @@ class SlowReader:
 
 @promise("A39")
 def test_a_reader_of_a_byte_a_second_is_in_nobodys_way(server: Server) -> None:
-    """A handler writes 256 MiB. It takes as long as without a reader, the server's memory stays
-    constant, and the reader is told what it missed.
+    """A handler writes 256 MiB. It must take as long as without a reader, the server's memory must
+    not grow, and the reader must learn how much it missed.
     """
     function = server.deploy('yes xxxxxxx | head -c "$QUILT_PAYLOAD"', timeout_seconds=120)
     alone = function.invoke(str(LONG // 4))

@@ -1,4 +1,4 @@
-"""The log: one JSON object per line, in which a refusal can be found."""
+"""The log has one JSON object per line, and shows why a request was refused."""
 
 import json
 

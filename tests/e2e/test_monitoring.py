@@ -1,4 +1,4 @@
-"""Monitoring as read by Prometheus and Grafana: metrics, dashboard, and alerts."""
+"""Monitoring with Prometheus and Grafana: metrics, dashboard, and alerts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def promtool(*arguments: object, given: str | None = None) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def metrics(shared: Server) -> str:
-    """The metrics of a server that has been used."""
+    """The metrics of a server that has had requests."""
     function = shared.deploy("true").id
     assert shared.call("POST", f"/api/functions/{function}/invoke").status_code == 200
     assert shared.call("POST", "/api/functions/invoke/nobody").status_code == 404
@@ -58,7 +58,7 @@ def test_promtool_has_nothing_against_the_metrics(metrics: str) -> None:
 
 @needs_promtool
 def test_promtool_complains_of_what_is_wrong(metrics: str) -> None:
-    """Negative control."""
+    """Negative control of the test above."""
     wrong = metrics.replace("quiltfn_invocations_total", "quiltfn_invocations")
     found = promtool("check", "metrics", given=wrong)
     assert found.returncode != 0
@@ -81,7 +81,7 @@ def expressions_of_rules() -> list[str]:
 
 
 def series_of(text: str) -> dict[str, set[str]]:
-    """Every series that a server exports, with the names of its labels."""
+    """The label names of every series that a server exports, by the name of the series."""
     found: dict[str, set[str]] = {}
     for name in re.findall(r"^# TYPE (\w+) counter$|^# TYPE (\w+) gauge$", text, re.MULTILINE):
         found[name[0] or name[1]] = set()
@@ -91,13 +91,13 @@ def series_of(text: str) -> dict[str, set[str]]:
 
 
 def unknown(expressions: list[str], text: str) -> list[str]:
-    """The metrics and labels in the expressions that a server does not have."""
+    """The metrics and labels in the expressions that no server exports."""
     series = series_of(text)
     wrong = [name for one in expressions for name in NAME.findall(one) if name not in series]
     for expression in expressions:
         for name, matchers in WITH_LABELS.findall(expression):
             labels = set(re.findall(r"(\w+)=", matchers))
-            # The labels of a series without values are unknown.
+            # A series without values does not show its labels, so they cannot be checked.
             if series.get(name) and not labels <= series[name] | BY_PROMETHEUS:
                 wrong.append(f"{name}{{{matchers}}}")
     return wrong
@@ -111,7 +111,7 @@ def test_every_metric_that_is_shown_or_watched_is_there(metrics: str) -> None:
 
 
 def test_a_metric_that_is_not_there_is_noticed(metrics: str) -> None:
-    """Negative control."""
+    """Negative control of the test above."""
     wrong = ["sum(quiltfn_invocation_total)", 'quiltfn_instances{stat="busy"}']
     assert unknown(wrong, metrics) == ["quiltfn_invocation_total", 'quiltfn_instances{stat="busy"}']
 
@@ -125,7 +125,7 @@ def test_every_metric_is_shown_on_the_dashboard(metrics: str) -> None:
 
 
 def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a JSON value, by its path."""
+    """Yields every leaf of a JSON value with its path."""
     if isinstance(value, dict) and value:
         for name, child in value.items():
             yield from parts(child, f"{path}.{name}")
@@ -137,7 +137,7 @@ def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def lost(board: Any) -> list[str]:
-    """The parts of this dashboard that Grafana's own model lacks or reads differently."""
+    """The paths of this dashboard that Grafana's own model omits or reads differently."""
     read = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
     known = dict(parts(read))
     return [path for path, value in parts(board) if known.get(path, "none") != value]
@@ -158,7 +158,7 @@ def test_grafana_reads_all_of_the_dashboard() -> None:
 
 
 def test_a_misspelt_key_of_the_dashboard_is_noticed() -> None:
-    """Negative control."""
+    """Negative control of the test above."""
     for key in ("title", "gridPos", "targets", "fieldConfig"):
         board = json.loads(DASHBOARD.read_text())
         panel = board["panels"][-1]
@@ -202,7 +202,7 @@ def test_the_alerts_fire_when_they_should_and_not_otherwise() -> None:
     ],
 )
 def test_an_alert_that_is_changed_fails_its_cases(tmp_path: Path, right: str, wrong: str) -> None:
-    """Negative control."""
+    """Negative control of the test above."""
     text = RULES.read_text()
     assert right in text
     (tmp_path / RULES.name).write_text(text.replace(right, wrong))
@@ -211,9 +211,8 @@ def test_an_alert_that_is_changed_fails_its_cases(tmp_path: Path, right: str, wr
 
 
 def test_every_alert_has_cases() -> None:
-    """For each alert there is a case in which it fires. The same case, for another server, or
-    another case shows that it does not fire otherwise: promtool requires a list of all firing
-    alerts.
+    """Each alert needs a case in which it fires. Promtool compares the list of all firing alerts,
+    so the cases also show when an alert does not fire.
     """
     alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
     fires = re.findall(r"alertname: (\w+)\n +eval_time: \w+\n +exp_alerts:\n", CASES.read_text())

@@ -1,4 +1,6 @@
-"""A Node.js handler: its input, its effects, and the distinction of its ends."""
+"""Node.js handlers: their input, the effects of their code, and the different kinds of their
+end.
+"""
 
 import json
 import re
@@ -30,12 +32,14 @@ def answer(record: dict[str, Any]) -> Any:
 
 
 def body(source: str) -> str:
-    """A CommonJS handler with these statements."""
+    """A CommonJS module whose handler consists of these statements."""
     return f"exports.handler = (event, context) => {{ {source} }};\n"
 
 
 def numbered(bodies: Iterable[str]) -> str:
-    """A handler that runs the statements with the number that is its event; others give "fine"."""
+    """A module whose handler runs the statements that its event selects by number; other events
+    give "fine".
+    """
     cases = ", ".join(f"() => {{ {one} }}" for one in bodies)
     return f"const cases = [{cases}];\n" + body("return (cases[event] ?? (() => 'fine'))()")
 
@@ -70,7 +74,7 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert answer(function.invoke("plain text"))[0] == "plain text"
     assert answer(function.invoke("[1"))[0] == "[1"
     assert answer(function.invoke())[0] is None
-    # The input of one invocation does not reach another.
+    # An invocation must not see the input of the one before.
     assert answer(function.invoke())[7:9] == ["v", None]
 
 
@@ -225,7 +229,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(shared: Server, cleanup:
         record = function.invoke(str(number), timeout_seconds=2 if status == "timeout" else 20)
         assert (record["status"], record["exit_code"]) == (status, code), (statements, record)
         assert message in record["stderr"]
-        if "abort" not in statements:  # then Node.js prints a stack in a hurry
+        if "abort" not in statements:  # when it aborts, Node.js prints its internal stack
             assert ".runners" not in record["stderr"]
             assert "node:internal" not in record["stderr"]
         assert time.monotonic() - began < scaled(3.5)
@@ -366,7 +370,7 @@ UNFIT = [
 
 
 def test_what_cannot_run_shows_at_deploy(shared: Server) -> None:
-    """Each file is in its own directory, except for packages."""
+    """Each file is in a directory of its own, except for packages."""
     places = [
         ("" if "node_modules" in name else f"m{number}/", name, source)
         for number, (name, source, _) in enumerate(UNFIT)

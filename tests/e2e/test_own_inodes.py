@@ -1,6 +1,7 @@
 """No sandbox shares inodes of its files with another one or with the host.
 
-A lock on a shared inode would be visible to everybody, and prevent others from taking it.
+A lock on a shared inode would be visible in other sandboxes, and would prevent others from locking
+it.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ from promises import promise
 
 pytestmark = [pytest.mark.sandbox, promise("F37")]
 
-# Locks each file that it can open, prints which, and keeps the locks until it is woken.
+# Locks each file that it can open, prints its name, and holds the locks until it is woken.
 LOCK = r"""
 import fcntl, json, os, subprocess
 held, kept = [], []
@@ -57,8 +58,8 @@ def weakened() -> Iterator[tuple[Server, Weakened]]:
 
 
 def two_lockers(server: Server) -> tuple[tuple[list[str], int], tuple[list[str], int], set[str]]:
-    """What the first and, meanwhile, the second one could lock; and which of HOST the host
-    could.
+    """Runs two sandboxes at once. Returns what the first one locked, what the second one could lock
+    meanwhile, and which files of HOST the host could lock.
     """
     runtime = sample_runtimes.add(server, "shell", {"mod.py": "x = 1\n"})
     first, second = (
@@ -102,7 +103,7 @@ def test_a_lock_is_seen_by_nobody_else(weakened: tuple[Server, Weakened]) -> Non
 
 
 def test_where_sandboxes_share_binds_it_is_seen(weakened: tuple[Server, Weakened]) -> None:
-    """Negative control: the same image, bind-mounted directly."""
+    """Negative control: if the same image is bind-mounted directly, the locks collide."""
     server, runtime = weakened
     runtime.lacks("own inodes")
     try:

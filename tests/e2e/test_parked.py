@@ -1,6 +1,4 @@
-"""Imports are done before an invocation needs them, in real interpreters and by the host's
-clock.
-"""
+"""Real interpreters load modules before an invocation needs them, measured by the host's clock."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +23,7 @@ MODULE = """
 
 
 def listed(function: Function) -> dict[str, Any]:
-    """Its entry in the list of pools; empty if there is none."""
+    """The function's entry in the list of pools; empty if it has none."""
     answer = function.server.call("GET", f"/api/functions/pools?function_id={function.id}")
     return dict(next(iter(answer.json()["pools"]), {}))
 

@@ -23,7 +23,7 @@ from service.peers.pair import CALL, Directory, a_fleet, a_node
 from timeouts import scaled
 
 pytestmark = [*test_egress.pytestmark, promise("N8")]
-__all__ = ["the_lab"]  # a fixture
+__all__ = ["the_lab"]  # pytest finds this imported fixture
 
 
 async def ask(own: NodeFile, address: str) -> None:
@@ -60,7 +60,7 @@ def peer_port() -> Iterator[int]:
     thread.start()
     try:
         assert ready.wait(scaled(10))
-        # Control: a node is admitted, at each address of the host.
+        # Control: another node is admitted at each address of the host.
         for address in HOST:
             shown = f"[{address}]" if ":" in address else address
             asyncio.run(ask(first, f"{shown}:{port}"))
@@ -74,8 +74,9 @@ def peer_port() -> Iterator[int]:
 
 
 def test_a_sandbox_reaches_no_peer_port(the_lab: Lab) -> None:
-    """It reaches neither the port of its own node, at any address, nor that of another node in a
-    private network, with or without `network: egress`, which allows public addresses only.
+    """A sandbox reaches neither the port of its own node, at any address, nor that of another node
+    in a private network. `network: egress` does not change this, since it only allows public
+    addresses.
     """
     loopback = ["127.0.0.1", "::1", "10.0.2.2", "fd00::2"]
     with peer_port() as port, serving(the_lab) as server:

@@ -1,4 +1,6 @@
-"""A server with its state in PostgreSQL: what it stores, what it survives, and who reaches it."""
+"""A server whose state is in PostgreSQL: what it stores, which failures it survives, and who can
+reach the database.
+"""
 
 import contextlib
 import json
@@ -24,9 +26,9 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 SHARED = "shared"  # the database of the server that tests share
-PACE_S = 0.01  # of clients, which would otherwise take all CPU time while a test waits
-LONG_PACE_S = 0.1  # of each, for waits of seconds, and after refusals
-# Tries to connect to its arguments, and prints the outcome of each.
+PACE_S = 0.01  # the pause of a client between requests, which leaves CPU time to the server
+LONG_PACE_S = 0.1  # the pause of each client during waits of seconds, and after refusals
+# Tries to connect to each of its arguments, and prints the outcomes.
 TRY = """python3 -c '
 import json, socket, sys
 found = {}
@@ -51,8 +53,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def url(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database by TCP. Request it before servers, which must end before it is
-    removed.
+    """The URL of an empty database, by TCP. Tests must request it before servers, which have to end
+    before the database is removed.
     """
     with cluster.lent(request.node.nodeid) as url:
         yield url
@@ -64,7 +66,7 @@ def password(tmp_path: Path) -> Path:
 
 
 def in_a_file(directory: Path) -> Path:
-    """The password in a file for the server."""
+    """A file with the password, for the server."""
     file = directory / "password"
     file.write_text(PASSWORD + "\n")
     file.chmod(0o600)
@@ -73,7 +75,9 @@ def in_a_file(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for tests that leave it, its database and PostgreSQL as they found them."""
+    """A server that tests share. They must leave the server, its database and PostgreSQL as they
+    found them.
+    """
     cluster.create(SHARED)
     password = in_a_file(tmp_path_factory.mktemp("shared"))
     store = f"--store {cluster.tcp_url(SHARED, None)} --store-password-file {password}"
@@ -82,7 +86,7 @@ def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def name_of(url: str) -> str:
-    """The name of a database."""
+    """The name of the database in the URL."""
     return url.rpartition("/")[2]
 
 
@@ -161,7 +165,7 @@ def test_a_database_that_cannot_be_used_is_told_without_the_password(
 
 
 class Load:
-    """Clients that invoke one function continuously; acknowledged invocations are noted."""
+    """Clients that invoke one function continuously, and note the acknowledged invocations."""
 
     def __init__(self, function: Function, callers: int = 4) -> None:
         self.function, self.url = function, function.server.url
@@ -198,17 +202,17 @@ class Load:
 
     @contextlib.contextmanager
     def slowly(self) -> Iterator[None]:
-        """Invocations continue in the block, but leave CPU time to others."""
+        """During the block, the clients invoke less often, and leave CPU time to others."""
         self._pace_s = LONG_PACE_S
         yield
         self._pace_s = PACE_S
 
     def has(self, number: int) -> bool:
-        """Whether this many were acknowledged."""
+        """Whether more than this many invocations were acknowledged."""
         return len(self.known) > number
 
     def check(self) -> None:
-        """Checks that every acknowledged invocation has its record, with its end."""
+        """Checks that every acknowledged invocation has a record with its end."""
         records = pages(self.function.server, f"{self.function.path}/invocations", "invocations")
         found = {one["invocation_id"]: one["status"] for one in records}
         assert self.known
@@ -231,7 +235,9 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(shared: Server) 
 @promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "frozen", "cut"])
 def test_calls_go_on_without_postgresql(shared: Server, cluster: Cluster, how: str) -> None:
-    """Their records wait in the spool. Requests that need the database first are refused."""
+    """The records wait in the spool. Requests that need the database before their response are
+    refused.
+    """
     server = shared
     function = server.deploy("echo hello")
 
@@ -250,7 +256,7 @@ def test_calls_go_on_without_postgresql(shared: Server, cluster: Cluster, how: s
         until(partial(load.has, len(load.known) + 20))
     assert load.refused == []
     load.check()
-    again = server.create("echo again")  # and writes work
+    again = server.create("echo again")  # requests that write succeed again
     assert server.restart().call("GET", again.path).status_code == 200
     load.function.server = server
     load.check()
@@ -270,7 +276,7 @@ def away(server: Server, load: Load) -> None:
 
 @promise("D39")
 def test_a_stop_without_postgresql_loses_nothing(shared: Server, cluster: Cluster) -> None:
-    """Its spool stays, and its exit code reports that not everything could be stored."""
+    """The spool stays on disk, and the exit code shows that not everything was stored."""
     server, said_before = shared, len(shared.log.read_text())
     function = server.deploy("echo hello")
     cluster.stop()
@@ -288,7 +294,9 @@ def test_a_stop_without_postgresql_loses_nothing(shared: Server, cluster: Cluste
 @promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "cut"])
 def test_accepted_work_outlives_postgresql(shared: Server, cluster: Cluster, how: str) -> None:
-    """Requests that got 202 are there afterwards, once for each key; others may be repeated."""
+    """Each request that got 202 has one invocation in the database afterwards. A request without a
+    response may have been stored or not.
+    """
     server = shared
     function = server.deploy("echo hello")
     path = f"{function.path}/invoke?mode=async&delay_seconds=3600"
@@ -311,7 +319,7 @@ def test_accepted_work_outlives_postgresql(shared: Server, cluster: Cluster, how
 
     givers = [server.later(give, name) for name in "abcd"]
     until(lambda: len(accepted) > 20)
-    for away_s in (6, 1, 1):  # the first time longer than a write waits for the database
+    for away_s in (6, 1, 1):  # the first outage is longer than a write waits for the database
         if how == "cut":
             cluster.disconnect(SHARED)
         else:
@@ -326,7 +334,7 @@ def test_accepted_work_outlives_postgresql(shared: Server, cluster: Cluster, how
     found = queued(function)
     assert len(set(accepted.values())) == len(accepted)
     assert set(accepted.values()) <= found
-    # Of each client, at most the last one can have been stored without its response.
+    # Each client may have at most one stored invocation without a response.
     assert len(found) <= len(accepted) + len(givers)
     server.restart()
     assert queued(function) == found
@@ -383,7 +391,7 @@ def test_sandboxes_reach_no_socket_and_no_port(shared: Server, cluster: Cluster)
             ["tcp", "127.0.0.1", cluster.port],
         ]
     )
-    # Control: an ordinary user of the host reaches both.
+    # Control: an ordinary user of the host reaches both addresses.
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", TRY]
     said = subprocess.run(user, input=doors, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout) == {"unix": "open", "tcp": "open"}
@@ -449,7 +457,7 @@ def test_a_backup_says_what_to_use_instead(tmp_path: Path, url: str) -> None:
 def test_a_certificate_is_checked(
     cluster: Cluster, url: str, password: Path, another: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """Its authority is in a file that the unprivileged server can read."""
+    """The file with the certificate's authority must be readable by the unprivileged server."""
     certificate = cluster.directory / "authority.crt"
     openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
@@ -490,7 +498,7 @@ def test_a_certificate_is_checked(
 def test_a_server_moves_to_postgresql_and_back(
     url: str, password: Path, another: Callable[..., Server], cluster: Cluster
 ) -> None:
-    """With functions, records, waiting work and a key, in one data directory."""
+    """Functions, records, waiting invocations and a key move, in one data directory."""
     first = another().start()
     function = first.deploy("echo moved", name="moved")
     record = function.invoke()
@@ -530,7 +538,7 @@ def test_a_server_moves_to_postgresql_and_back(
 def test_without_the_setting_nothing_of_it_is_loaded(another: Callable[..., Server]) -> None:
     server = another().start()
     assert "psycopg" not in Path(f"/proc/{server.pid}/maps").read_text()
-    # Control: if it is loaded, the maps show it.
+    # Control: if the library is loaded, the maps show it.
     loaded = subprocess.run(
         [sys.executable, "-c", "import psycopg; print(open('/proc/self/maps').read())"],
         capture_output=True,

@@ -33,7 +33,7 @@ def test_a_start_from_the_stock_and_a_next_call_start_no_runtime(
     second, begun = server.create("echo two"), started()
     assert second.deploy()["state"] == "active"
     assert second.invoke()["stdout"] == "two\n"
-    # The missing one is created after that.
+    # A replacement for the used sandbox is only created after the invocation.
     assert started() - begun <= 1
     until(lambda: started() == begun + 1)
     assert {second.invoke()["cold_start"] for _ in range(20)} == {False}
@@ -75,7 +75,7 @@ def test_a_prepared_interpreter_becomes_what_its_version_says(shared: Server) ->
     for variables, directory, expected in (
         ({"V": "1"}, None, '["1", "/app", false]'),
         ({"V": "2"}, "/tmp", '["2", "/tmp", false]'),
-        # An interpreter reads these at its start, so another one is started.
+        # An interpreter reads these variables when it starts, so a prewarmed one cannot be used.
         ({"V": "3", "PYTHONDEVMODE": "1"}, None, '["3", "/app", true]'),
     ):
         function = shared.create(

@@ -1,6 +1,6 @@
 """Real programs in a default sandbox: those that need processes, threads, terminals and files.
 
-If one cannot be installed, its test is skipped with a reason.
+A program that cannot be installed skips its test, with a reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`quiltfn deploy`: a server matches a project's file, whatever happened before."""
+"""`quiltfn deploy`: afterwards, the server matches the project's file, whatever state it had
+before.
+"""
 
 import json
 import os
@@ -62,7 +64,7 @@ SECRETS = "TOKEN=s3cret\nHOOK_SECRET=a-long-random-text\n"
 
 
 class Shop:
-    """A project on a server, and commands in its directory."""
+    """A project on a server; its commands run in the project's directory."""
 
     def __init__(self, server: Server, directory: Path, **more: str) -> None:
         self.server, self.directory = server, directory
@@ -207,7 +209,7 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     assert answers.count("first from the wheel") > answers.count("second from the wheel")
     assert shop.deploy("--canary", "10%")["steps"] == []
     assert shop.deploy()["steps"] == [], "aliases are left alone"
-    # As if a deploy was killed between the two.
+    # The state that a deploy leaves if it is killed between the new version and the alias.
     assert shop.server.call("PUT", path, {"version": 1}).status_code == 200
     (step,) = shop.deploy("--canary", "50%")["steps"]
     assert (step["noun"], shop.get(path)["also"]) == ("alias", {"version": 2, "weight": 0.5})
@@ -232,7 +234,8 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     assert "version 2, by the default alias live; rolled back: version 3" in output
     dry = shop.run("deploy", "--dry-run")
     assert (dry.code, why in dry.stderr) == (0, True)
-    # A change of settings brings back no rolled-back code; new code gets all invocations.
+    # A deploy that only changes settings must not bring back code that was rolled back; one with
+    # new code sends all invocations to it.
     file = shop.directory / "quiltfn.toml"
     file.write_text(
         file.read_text().replace('kind = "python"', 'kind = "python"\nmemory_limit_mb = 310')
@@ -286,7 +289,8 @@ def test_nothing_outside_of_the_directory_is_sent_unless_an_option_says_so(shop:
     listed.symlink_to(shop.directory / "others.txt")
     assert "which leads out of" in inner.run("deploy", "--dry-run").stderr
     listed.unlink()
-    for name in ("uv.lock", "pyproject.toml"):  # beside the list, and read with it
+    # these files are read together with the list of packages
+    for name in ("uv.lock", "pyproject.toml"):
         (shop.directory / name).write_text("")
         (project / name).symlink_to(shop.directory / name)
         inner.write(text=FILE.replace('code = "src"', 'code = "src"\nrequirements = "uv.lock"'))
@@ -317,7 +321,7 @@ def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) ->
     assert "SyntaxError" in done.stderr
     assert "hello: http" not in done.stdout
     assert shop.answer() == "first from the wheel"
-    # Another one is changed at the same time, and nothing is deleted meanwhile.
+    # Another function is changed at the same time; meanwhile, nothing may be deleted.
     text = FILE.replace("functions.plain", "functions.other").replace('"plain"', '"other"')
     (shop.directory / "quiltfn.toml").write_text(text)
     assert shop.run("deploy", "--yes").code == 3
@@ -343,7 +347,7 @@ def test_a_deploy_that_was_killed_is_gone_on_with(shop: Shop, steps: int) -> Non
 
 
 def killed_after(shop: Shop, steps: int, *more: str) -> None:
-    """Kills the deploy when a step is done, or during the first one."""
+    """Kills the deploy once it has done this many steps, or during the first one."""
     process = subprocess.Popen(
         [str(QUILTFN), "deploy", str(shop.directory), *more],
         stdin=subprocess.DEVNULL,
@@ -363,7 +367,9 @@ def killed_after(shop: Shop, steps: int, *more: str) -> None:
 
 @promise("R43")
 def test_several_at_once_end_in_one_state(shop: Shop) -> None:
-    """Of one file; and of two, after which the state is that of one of them, complete."""
+    """Several deploys of one file at once succeed. Deploys of two files leave the complete state of
+    one of them.
+    """
     shop.write()
     with ThreadPoolExecutor(3) as threads:
         done = list(threads.map(lambda _: shop.run("deploy", own_process=True), range(3)))
@@ -445,7 +451,7 @@ def test_a_key_that_can_write_is_enough(server: Server, tmp_path: Path) -> None:
     reads = Shop(server, tmp_path, QUILT_API_KEY=keys["read"]).run("deploy")
     assert reads.code == 1
     assert "the key has scope read, but projects need scope write" in reads.stderr
-    # Requests that only an operator may make are refused with a reason, before anything changes.
+    # If the project needs an operator, the deploy is refused with a reason before anything changes.
     there.write(text=FILE.replace('code = "src"', 'code = "src"\nnetwork = "egress"', 1))
     refused = there.run("deploy")
     assert refused.code == 1

@@ -1,4 +1,4 @@
-"""A Python handler: its input, its effects, and the distinction of its ends."""
+"""Python handlers: their input, the effects of their code, and the different kinds of their end."""
 
 import json
 import re
@@ -25,8 +25,8 @@ def answer(record: dict[str, Any]) -> Any:
 
 
 def numbered(bodies: Iterable[str], head: str = "") -> str:
-    """A module whose handler runs the body with the number that is its event; others give "fine".
-    `head`: its first lines.
+    """A module whose handler runs the body that its event selects by number; other events give
+    "fine". `head`: the first lines of the module.
     """
     cases = "".join(f"def case{number}():\n    {body}\n" for number, body in enumerate(bodies))
     last = "def handler(event): return globals().get(f'case{event}', lambda: 'fine')()\n"
@@ -64,7 +64,7 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert rest[10:] == [None, None, None, number, True, "middleware"]
     assert answer(function.invoke("plain text"))[0] == "plain text"
     assert answer(function.invoke())[0] is None
-    # The input of one invocation does not reach another.
+    # An invocation must not see the input of the one before.
     assert answer(function.invoke())[8] is None
 
 
@@ -82,7 +82,9 @@ LOGS = {
 @promise("R23")
 @pytest.mark.parametrize("when", ["at first", "in a call"])
 def test_logs_are_seen_from_info_on(shared: Server, when: str) -> None:
-    """Whether the handler's module imports `logging`, or only an invocation does."""
+    """Logs from level INFO on are shown, whether the handler's module imports `logging`, or only an
+    invocation does.
+    """
     if when == "at first":
         function = python(shared, numbered(LOGS, "import logging"))
     else:
@@ -134,7 +136,8 @@ def test_asynchronous_handlers(shared: Server, cleanup: bool) -> None:
 NAMES = [
     *("mod:handler", "mod.handler", "mod:Class.method", "mod:instance", "pack.sub:handler"),
     *("pack/sub.handler", "no-package/my-mod.handler", "no-package/1st.handler"),
-    *("mod:none", "mod:two", "mod:any", "mod:more"),  # with as many arguments as they want
+    # these handlers take the wrong number of arguments
+    *("mod:none", "mod:two", "mod:any", "mod:more"),
     "mod:generator",
 ]
 
@@ -403,7 +406,8 @@ def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
     assert [count for _, _, count in calls] == [1, 1, 1]
     assert len({(instance, pid) for instance, pid, _ in calls}) == 3
     until(lambda: "ticker" in server.log.read_text())
-    # Its owner gets it, too: by the deploy, and by the function while that version is current.
+    # The owner of the function sees the warning, too: in the response to the deploy, and in the
+    # function while this version is current.
     for state in (function.deploy(), server.call("GET", function.path).json()):
         assert state["note"].startswith(
             "the module starts threads when it is imported (ticker), so"

@@ -1,7 +1,8 @@
-"""Verbs that race calls, and verbs that race each other, against a real server.
+"""Operations that race with invocations or with each other, on a real server.
 
-What must come out of it is in the contract: update and rollback fail no call, pause and delete
-refuse it by name, nothing that was deleted comes back, and doing a thing twice does it once.
+The contract says what must hold: no update or rollback makes an invocation fail; pause and delete
+refuse invocations with their own codes; nothing that was deleted comes back; and a repeated
+operation has one effect.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ GONE_S = 5.0
 
 @pytest.fixture(scope="module")
 def counted() -> Iterator[Server]:
-    """A server whose sandboxes are all instances. Each test leaves it without any."""
+    """A server without prewarmed sandboxes, so that all sandboxes are instances. Each test must end
+    its instances.
+    """
     with watched("--prewarmed 0") as server:
         yield server.start()
 
@@ -62,7 +65,9 @@ async def test_calls_racing_a_change_run_or_are_refused_by_name(shared: Server, 
 
 
 async def check_versions(function: Marked, numbers: list[int]) -> None:
-    """Exactly these versions exist, one is active, and the function points to it and runs it."""
+    """Checks that the function has exactly these versions, and that only its current one is active
+    and runs.
+    """
     versions = await function.versions()
     assert [one["version"] for one in versions] == sorted(numbers, reverse=True)
     active = [one for one in versions if one["is_active"]]
@@ -72,7 +77,7 @@ async def check_versions(function: Marked, numbers: list[int]) -> None:
 
 
 async def test_of_twenty_updates_of_the_same_state_one_wins(client: Client) -> None:
-    """Twenty people read the function, and all save their changes."""
+    """Twenty clients read the function, and then all of them save changes."""
     function = await deploy(client, "0")
     for turn in range(3):
         etag = (await function.get()).headers["etag"]
@@ -90,7 +95,9 @@ async def test_of_twenty_updates_of_the_same_state_one_wins(client: Client) -> N
 
 
 async def check_instances(server: Server, alive: list[Marked]) -> None:
-    """Soon the only instances are those of these functions, and the only sandboxes theirs."""
+    """Waits until the only instances are those of these functions, and all sandboxes belong to
+    them.
+    """
 
     async def is_so() -> bool:
         totals = [(await one.pool())["total_count"] for one in alive]
@@ -106,7 +113,9 @@ async def check_instances(server: Server, alive: list[Marked]) -> None:
 
 
 async def test_a_name_is_free_the_moment_its_function_is_deleted(counted: Server) -> None:
-    """A script deletes and creates a function repeatedly, and some run it twice."""
+    """A script deletes and creates a function repeatedly, and several copies of the script may run
+    at once.
+    """
     async with client_of(counted) as client:
         old = await deploy(client, "0", name="same", min_instances=2)
         for turn in range(1, 11):
@@ -140,7 +149,7 @@ async def test_what_is_deleted_while_it_is_deployed_stays_deleted(counted: Serve
         for turn in range(12):
             function = await create(client, "1", min_instances=3)
             deploying = asyncio.ensure_future(function.verb("deploy"))
-            await asyncio.sleep(turn * 0.008)  # from before it to after it
+            await asyncio.sleep(turn * 0.008)  # from before the end of the deployment to after it
             deleted, again = await asyncio.gather(function.delete(), function.verb("deploy"))
             assert deleted.status == 204
             assert (await deploying).outcome in ("200", "NOT_FOUND"), await deploying

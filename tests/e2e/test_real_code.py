@@ -1,4 +1,4 @@
-"""Third-party packages from their registries, behind a function."""
+"""Functions that use third-party packages from their registries."""
 
 import base64
 import json
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.sandbox
 def deploy(
     server: Server, directory: Path, files: dict[str, str], *, kind: str = "python", **fields: Any
 ) -> Function:
-    """Adds the runtime by the command line, as a user does, and deploys a function with it. Its
-    handler is `main:handler`, unless `fields` has another one.
+    """Adds a runtime by the command line, as a user does, and deploys a function with this runtime.
+    The handler is `main:handler`, unless `fields` has another one.
     """
     for name, text in files.items():
         (directory / name).write_text(textwrap.dedent(text))
@@ -88,7 +88,7 @@ def test_pillow(shared: Server, tmp_path: Path) -> None:
 
 
 def picture(size: int) -> bytes:
-    """A red PNG."""
+    """A red PNG image."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data

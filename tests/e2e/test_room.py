@@ -1,4 +1,4 @@
-"""The limits of a sandbox, and programs that need much."""
+"""The limits of a sandbox, and programs that need many resources."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ echo $(($(ulimit -f) / 2048)); ulimit -n
 
 
 def room(server: Server, runtime: str, many: int) -> list[int]:
-    """MiB and inodes of /tmp, MiB of a file, open files, and how many of `many` processes can
-    exist.
+    """The room in a sandbox: MiB and inodes of /tmp, MiB of a file, open files, and how many of
+    `many` processes can exist.
     """
     record = server.run(SHOW.replace("{many}", str(many)), runtime=runtime, timeout_seconds=20)
     return [int(word) for word in record["stdout"].split()]
@@ -62,7 +62,7 @@ def test_no_sandbox_has_more_than_the_operator_allows(another: Callable[..., Ser
     assert server.call("POST", "/api/runtimes", body).status_code == 422
 
 
-# What programs look for ----------------------------------------------------------------------
+# Files and limits that programs look for -----------------------------------------------------
 
 
 @promise("R25")
@@ -118,7 +118,8 @@ def test_what_programs_read_in_etc_is_there_and_nothing_secret(shared: Server) -
         "find . ! -type l ! -readable; ls machine-id shadow ssh npmrc pip.conf 2>/dev/null"
     )
     dangling, found, secret = record["stdout"].split("=\n")
-    # A link resolves, unless its target is another tree of the host or missing there, too.
+    # A link must resolve, unless its target is in a tree of the host that sandboxes lack, or is
+    # missing on the host, too.
     leads = [os.path.realpath(f"/etc/{one}") for one in dangling.split()]
     assert [
         one for one in leads if one.startswith(("/etc/", "/usr/")) and os.path.exists(one)
@@ -178,7 +179,9 @@ for act in (lambda: open("/proc/meminfo", "r+"), lambda: os.unlink("/proc/meminf
 
 @promise("R40")
 def test_programs_without_control_groups_see_the_sandbox_memory(shared: Server) -> None:
-    """Prewarmed sandboxes have it before their limit is known, so several limits are tried."""
+    """A prewarmed sandbox shows a limit before its own limit is known, so the test tries several
+    limits.
+    """
     for mib in (256, 300, 512):
         record = shared.run(f"exec python3 - <<'END'\n{SEEN}\nEND", memory_limit_mb=mib)
         kib = str(mib * 1024)

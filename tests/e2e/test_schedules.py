@@ -1,5 +1,5 @@
-"""`kill -9` of a server with a schedule of every second: each tick runs once, and gaps are
-counted.
+"""A server with a schedule that is due every second is killed: each due time runs once, and missed
+ones are counted.
 """
 
 import time
@@ -36,7 +36,7 @@ def test_each_tick_is_run_once_whatever_is_killed(server: Server) -> None:
         wait_for_more(server, before)
         server.kill_server()
         server.wait()
-        time.sleep(2.5)  # ticks without a server
+        time.sleep(2.5)  # due times without a server
         server.start()
     before = len(runs(server))
     wait_for_more(server, before)
@@ -45,7 +45,7 @@ def test_each_tick_is_run_once_whatever_is_killed(server: Server) -> None:
     found, shown = runs(server), schedule(server)
     due = [one["due_at"] for one in found]
     assert len(due) == len(set(due)), "a tick was decided on twice"
-    # From the first to the last, each second was either run or missed, not both.
+    # Between the first and the last run, each second was either run or missed.
     accounted = sum(one["missed"] or 1 for one in found)
     first = min(due) - (found[-1]["missed"] or 1) + 1
     assert accounted == max(due) - first + 1

@@ -1,6 +1,6 @@
-"""quiltfn as a systemd service, installed as in docs/how-to/install.md.
+"""quiltfn as a systemd service, installed as docs/how-to/install.md says.
 
-It changes the machine, so it needs a disposable one: `scripts/test-v2` creates it.
+The tests change the machine, so they need a disposable one, which `scripts/test-v2` creates.
 """
 
 import os
@@ -25,8 +25,9 @@ SETTINGS = Path("/etc/quiltfn/quiltfn.toml")
 QUILTFN = "/usr/local/bin/quiltfn"
 URL = "http://127.0.0.1:8080"
 GROUP = Path("/sys/fs/cgroup/system.slice/quiltfn.service")
-START_S = 40.0  # nothing is compiled yet
-# The score of `systemd-analyze security` when the unit was written; lower means less exposed.
+START_S = 40.0  # the first start, before any module is compiled, may take this long
+# The score of `systemd-analyze security` when the unit was written. A lower score means less
+# exposure.
 EXPOSED_MAX = 7.9
 
 pytestmark = [
@@ -47,7 +48,7 @@ def run(*command: str, check: bool = True) -> str:
 
 
 def property_of(name: str) -> str:
-    """A property of the service, according to systemd."""
+    """The value of a property of the service, as systemd reports it."""
     return run("systemctl", "show", "--value", f"--property={name}", "quiltfn").strip()
 
 
@@ -59,7 +60,7 @@ def answers() -> bool:
 
 
 def ours() -> list[int]:
-    """Processes of sandboxes and of the server, by their uids."""
+    """The pids of processes of sandboxes and of the server, found by their uids."""
     return [
         int(one.name)
         for one in Path("/proc").iterdir()
@@ -75,7 +76,7 @@ def _uid(pid: int) -> int:
 
 
 def call(handler: str, **fields: Any) -> dict[str, Any]:
-    """One invocation of a new function."""
+    """Creates a function and invokes it once; returns the response."""
     with httpx.Client(base_url=URL, timeout=scaled(60), trust_env=False) as http:
         made = http.post("/api/functions", json={"name": "one", "handler": handler, **fields})
         assert made.status_code == 201, made.text
@@ -104,7 +105,8 @@ def installed() -> Iterator[None]:
 @pytest.fixture
 def service() -> Iterator[int]:
     """A started service; yields the launcher's pid."""
-    run("systemctl", "reset-failed", "quiltfn", check=False)  # of earlier starts; it may have none
+    # forgets failures of earlier starts; there may be none
+    run("systemctl", "reset-failed", "quiltfn", check=False)
     run("systemctl", "start", "quiltfn")
     try:
         until(answers, START_S)

@@ -17,13 +17,13 @@ from promises import promise
 pytestmark = [pytest.mark.sandbox, promise("P13")]
 
 CALLS_PER_S = 50
-SWITCHES = 12  # of each kind
-BETWEEN_S = 0.125  # an invocation that overlaps no switch proves nothing
+SWITCHES = 12  # the number of updates, and of rollbacks
+BETWEEN_S = 0.125  # invocations overlap each change at this pace; others would prove nothing
 
 
 @dataclass
 class Load:
-    """Invocations at fixed times, whether earlier ones have ended or not."""
+    """Invokes at fixed times, whether earlier invocations have ended or not."""
 
     function: Marked
     calls: list[asyncio.Task[TimedResponse]] = field(default_factory=list)
@@ -42,7 +42,9 @@ class Load:
 
 
 async def switch_often(function: Marked) -> list[tuple[str, TimedResponse]]:
-    """Updates, then rollbacks all the way back; the mark that each leads to, and its response."""
+    """Updates the function repeatedly, and rolls it back to its first version. Returns the mark of
+    the version after each change, and the change's response.
+    """
     made: list[tuple[str, TimedResponse]] = []
     for number in range(2, SWITCHES + 2):
         made.append((str(number), await function.put(str(number))))
@@ -58,7 +60,9 @@ async def switch_often(function: Marked) -> list[tuple[str, TimedResponse]]:
 
 
 def check_marks(answers: list[TimedResponse], switches: list[tuple[str, TimedResponse]]) -> None:
-    """Each ran the version of the last switch before it, or of one during it."""
+    """Checks that each invocation ran the version of the last change before it, or of a change
+    during it.
+    """
     for answer in answers:
         serving = ["1"]
         for mark, made in switches:
@@ -70,7 +74,7 @@ def check_marks(answers: list[TimedResponse], switches: list[tuple[str, TimedRes
 
 
 async def reasons(function: Marked, answers: list[TimedResponse]) -> Counter[str]:
-    """The reasons of cold starts."""
+    """The reasons of cold starts, counted."""
     found: Counter[str] = Counter()
     for answer in answers:
         if answer.body["cold_start"]:
@@ -80,7 +84,7 @@ async def reasons(function: Marked, answers: list[TimedResponse]) -> Counter[str
 
 
 async def steady(server: Server, **fields: int) -> Counter[str]:
-    """The whole test; the reasons of cold starts."""
+    """Changes a function under a steady load; returns the reasons of cold starts."""
     async with client_of(server) as client:
         function = await deploy(client, "1", **fields)
         load = Load(function)
@@ -103,7 +107,7 @@ async def steady(server: Server, **fields: int) -> Counter[str]:
 
 
 async def test_no_call_fails_or_is_cold_during_changes(another: Callable[..., Server]) -> None:
-    """More instances than such a load needs: none is started for an overlapping invocation."""
+    """The minimum has more instances than the load needs, so overlapping invocations start none."""
     server = another(options="--prewarmed 0").start()
     assert await steady(server, min_instances=3, max_instances=10) == {}
 

@@ -1,6 +1,6 @@
-"""Some seconds of each storm: nothing acknowledged is lost, nothing runs twice.
+"""Some seconds of each storm: nothing that was acknowledged is lost, and nothing runs twice.
 
-`scripts/soak storms` plays them for ten minutes each.
+`scripts/soak storms` plays each for ten minutes.
 """
 
 import os
@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def storm(kind: str, *more: str) -> subprocess.CompletedProcess[str]:
-    # A separate process, since it gets its own mount namespace for its disks.
+    # The storm gets its own mount namespace for its disks, so it needs a process of its own.
     command = [sys.executable, "-m", "e2e.storms", "--kind", kind, "--seconds", "5", *more]
     return subprocess.run(
         command,
@@ -43,7 +43,7 @@ def test_what_was_acknowledged_outlives_a_storm(kind: str) -> None:
 
 
 def test_a_server_that_acknowledges_work_too_early_is_found_out() -> None:
-    """Control: faults that storms and their checker miss would go unnoticed."""
+    """Control: if storms and their checks missed this bug, they would prove nothing."""
     done = storm("kill", "--mistake", "early")
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r"accepted and lost [1-9]", done.stdout), done.stdout + done.stderr

@@ -1,5 +1,5 @@
-"""What a hostile invocation does to survive until the next one, in every kind and both isolations.
-In bare namespaces, `tests/sandbox/test_survivors.py` tries more ways.
+"""What a hostile invocation can do to survive until the next one, in every runtime, with crun and
+with gVisor. In bare namespaces, `tests/sandbox/test_survivors.py` tries more ways.
 """
 
 import json
@@ -18,8 +18,8 @@ from promises import promise
 pytestmark = pytest.mark.sandbox
 TIERS = ["crun", pytest.param("gvisor", marks=pytest.mark.gvisor)]
 
-# Prints other processes, then leaves a child of its parent, an orphaned child of its own, and a
-# child that nothing ends: the runner's means of ending it are removed.
+# Prints the other processes, and then leaves three: a child of its parent, an orphaned child of its
+# own, and a child that nothing ends, since the runner's means of ending it are removed.
 PYTHON = """
 import ctypes, os, signal, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -86,7 +86,7 @@ def deploy(server: Server, kind: str, tier: str, source: str, **fields: Any) -> 
 
 
 ONCE = "import threading\nthreading.Thread(target=time.sleep, args=(999,), daemon=True).start()\n"
-# Threads cannot be started under this gVisor, so neither Node.js nor Python's `once` runs there.
+# This gVisor cannot start threads in forks, so neither Node.js nor Python with `ONCE` runs in it.
 KINDS = {
     "python": ("python", PYTHON, TIERS),
     "python that stays": ("python", PYTHON, TIERS),
@@ -116,8 +116,8 @@ def test_no_process_of_a_call_is_alive_in_the_next(shared: Server, how: str, tie
     function.delete()
 
 
-# What one invocation sets for the process that the next is forked from, and what a fork shows of
-# it.
+# Changes the process from which the next invocation is forked; `look` returns what a fork shows of
+# such changes.
 TREAT = """
 import ctypes, os, resource
 libc = ctypes.CDLL(None, use_errno=True)
@@ -152,7 +152,9 @@ TREATMENTS = ["limit", "priority", "processors", "scheduling", "for forks", "inp
 @promise("F27")
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_call_is_treated_by_the_one_before(shared: Server, tier: str) -> None:
-    """An instance whose process was modified serves no other invocation."""
+    """If an invocation has modified the process from which invocations are forked, its instance
+    serves no other one.
+    """
     function = deploy(shared, "python", tier, TREAT, max_instances=1)
     fresh = json.loads(function.invoke("look")["stdout"])[1]
     renewed = []
@@ -170,9 +172,9 @@ def test_no_call_is_treated_by_the_one_before(shared: Server, tier: str) -> None
     function.delete()
 
 
-# A child of the process that invocations are forked from, which that has to reap, not the guest. It
-# waits until that process has seen the invocation's own end, and a little longer, and sends a
-# signal.
+# Leaves a child of the process from which invocations are forked, so that this process has to reap
+# it, not the guest. Once this process has seen the end of the invocation, the child waits a little
+# longer and sends it a signal.
 ENDING = """
 import ctypes, json, os, signal, time
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -201,7 +203,7 @@ def handler(event):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP])
 def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, number: int) -> None:
     function = deploy(shared, "python", "crun", ENDING, max_instances=1)
-    # A stopped runner is noticed only after most of a second.
+    # It takes most of a second until a stopped runner is noticed.
     step, rounds = (8, 1) if number == signal.SIGSTOP else (4, 3)
     for microseconds in [*range(0, 160, step)] * rounds:
         function.try_invoke(json.dumps([number, microseconds]))
@@ -210,8 +212,8 @@ def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, numb
     function.delete()
 
 
-# A sibling of the handler signals the process that both were forked from when the invocation is
-# over.
+# Leaves a sibling of the handler. When the invocation is over, the sibling signals the process from
+# which both were forked.
 SEND = """
 import ctypes, os, signal, time
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -278,7 +280,7 @@ def score_of(pid: int) -> int:
 @promise("F28")
 @pytest.mark.parametrize("tier", TIERS)
 def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: str) -> None:
-    """The host sees one process of a gVisor sandbox, which has the score of a handler."""
+    """On the host, a gVisor sandbox is one process, which has the score of a handler."""
     function = deploy(shared, "python", tier, LOWER)
     before = {pid for pids in shared.sandbox_pids().values() for pid in pids}
     call = shared.later(function.invoke)
@@ -291,13 +293,14 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
     where = until(
         lambda: [one for one, pids in started().items() if len(pids) >= 2 and one in guests]
     )
-    # The last score of each process: one that is just being forked still has its parent's. A
-    # sandbox that was created for this invocation has a new guest, which is checked below.
+    # `scores` has the last score of each process, since a process that is just being forked still
+    # has its parent's. A sandbox that was created for this invocation has a new guest, whose score
+    # is checked below.
     floor, scores = score_of(shared.launcher), dict[int, int]()
     looked_at_below = {guests[where[0]]} if tier == "crun" else set[int]()
     while not call.done():
         for pid in started().get(where[0], set()) - looked_at_below:
-            with suppress(OSError):  # an ended process must not hide the others
+            with suppress(OSError):  # an ended process must not prevent that others are read
                 scores[pid] = score_of(pid)
         time.sleep(0.05)
     assert set(scores.values()) == {500}
@@ -308,7 +311,7 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
     function.delete()
 
 
-# Visible connections --------------------------------------------------------------------------
+# Connections that a handler sees --------------------------------------------------------------
 
 CONNECT = """
 import socket

@@ -1,4 +1,4 @@
-"""A real server that sends to a collector, and the effects of a failing collector."""
+"""A real server that sends telemetry to a collector, and the effects of a failing collector."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_a_call_on_a_real_server_is_traced_and_a_collector_that_goes_away_harms_
     assert 50_000_000 <= took <= answer.json()["duration_ms"] * 1_000_000
     collector.wait(lambda: collector.metrics)
     assert collector.resource["service.name"] == "quiltfn"
-    # Its log lines arrive as well, with the span of their request.
+    # The log lines of a request arrive as well, with the span of the request.
     traced(server, "/api/functions/invoke/nobody")
     collector.wait(lambda: [one for one in collector.logs if one.trace_id.hex() == TRACE])
-    # From here on the collector accepts nothing.
+    # From now on, the collector accepts nothing.
     collector.status = 400
     for _ in range(5):
         assert server.call("POST", path, {}).json()["status"] == "success"
@@ -70,7 +70,9 @@ def test_a_call_on_a_real_server_is_traced_and_a_collector_that_goes_away_harms_
 def test_the_event_of_a_url_has_the_header_of_the_trace(
     another: Callable[..., Server], collector: Collector
 ) -> None:
-    """The event is encoded as JSON, by an encoder that takes exact types only."""
+    """The event is encoded as JSON by an encoder that only accepts exact types: the header must be
+    a `str`.
+    """
     server = another(options=f"--otlp-endpoint {collector.url}").start()
     body = {"name": "shown", "handler": "json:dumps", "runtime": "python"}
     path = "/api/functions/" + server.call("POST", "/api/functions", body).json()["function_id"]

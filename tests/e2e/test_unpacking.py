@@ -1,4 +1,6 @@
-"""Archives that take long to unpack: the server answers meanwhile, and nothing outlives it."""
+"""Archives that take long to unpack: the server answers other requests meanwhile, and no process is
+left.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ GZIP = {"content-type": "application/gzip"}
 
 @pytest.fixture(scope="module")
 def flood() -> bytes:
-    """Headers without content: fewer than the limit, but seconds of work."""
+    """An archive of headers without content. It has fewer entries than the limit, but takes seconds
+    to unpack.
+    """
     info = tarfile.TarInfo("./")
     info.type = tarfile.DIRTYPE
     return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) * 200_000 + bytes(1024), 1)
@@ -35,12 +39,12 @@ def flood() -> bytes:
 
 @contextlib.contextmanager
 def unpacking(server: Server, flood: bytes) -> Iterator[tuple[int, Future[httpx.Response]]]:
-    """The process that unpacks, and the response that the upload will get."""
+    """Yields the pid of the process that unpacks, and the future response to the upload."""
     response: Future[Any] = server.later(
         server.http.post, "/api/runtimes/images", content=flood, headers=GZIP
     )
     pid = until(lambda: next(iter(workers(server)), None))
-    # Once the worker has set its limits, it ends with the server.
+    # Once the worker has set its limits, it also ends together with the server.
     until(lambda: os.getpriority(os.PRIO_PROCESS, pid))
     yield pid, response
 
@@ -95,14 +99,14 @@ def test_unpackers_end_first(server: Server, flood: bytes, end: Callable[[Server
 
 
 def test_an_upload_ends_with_its_sender(shared: Server, flood: bytes) -> None:
-    """The worker is suspended while it works, so that only a signal can end it."""
+    """The worker is suspended at work, so that only a signal can end it."""
     where, patience = f"{shared.url}/api/runtimes/images", httpx.Timeout(scaled(1))
     upload = shared.later(
         httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
     )
     pid = until(lambda: next(iter(workers(shared)), None))
     os.kill(pid, signal.SIGSTOP)
-    # Another upload of the tenant waits for its turn; its sender disconnects as well.
+    # Another upload of the same tenant waits for its turn, and its sender disconnects as well.
     other = shared.later(
         httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
     )
@@ -115,10 +119,10 @@ def test_an_upload_ends_with_its_sender(shared: Server, flood: bytes) -> None:
 
 
 def test_the_list_of_packages_ends_with_its_caller(shared: Server) -> None:
-    """The worker is suspended while it works, so that only a signal can end it."""
+    """The worker is suspended at work, so that only a signal can end it."""
     package = '{"name": "a", "version": "1"}'
     files = {f"node_modules/p{n}/package.json": package for n in range(9000)}
-    for number in range(5):  # until the worker is suspended before it is done
+    for number in range(5):  # repeated until a worker was suspended before it had finished
         files["number"] = str(number)
         sample_runtimes.add(shared, "node", dict(files), f"many-{number}")
         path = f"/api/runtimes/many-{number}/packages"

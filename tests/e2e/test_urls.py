@@ -102,7 +102,7 @@ def test_any_bytes_arrive_and_come_back(shared: Server, kind: str) -> None:
 
 # --- streams -----------------------------------------------------------------------------------
 
-# Each waits after each part until it is woken.
+# These handlers wait after each part until they are woken.
 STREAMS = {
     "shell": "printf 'Status: 201\\nX-A: b\\n\\n'; for n in 0 1 2; do echo $n; sleep 60 || :; done",
     "python": """
@@ -144,7 +144,7 @@ def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None
         pieces = answer.iter_raw()
         for number in range(3):
             assert next(pieces) == b"%d\n" % number
-            shared.wake()  # it is visible before the next one is written
+            shared.wake()  # the client has the part before the handler writes the next one
         assert list(pieces) == []
 
 
@@ -196,7 +196,7 @@ def test_a_handler_brings_no_line_of_its_own_into_an_answer(shared: Server) -> N
             assert answer.status_code in (200, 502), vector
             assert "x-evil" not in answer.headers, vector
             assert "evil" not in answer.headers.get("set-cookie", ""), vector
-    # The check stops them: a header without a line break does arrive.
+    # Control: a header without a line break arrives, so it is the check that stops the others.
     plain = sites["shell"].ask("POST", content="Status: 200\nX-Evil: 1\n\n")
     assert plain.headers["x-evil"] == "1"
 
@@ -215,7 +215,7 @@ def test_a_handler_lies_about_no_length(shared: Server) -> None:
 
 
 def smuggled(path: str) -> Iterator[bytes]:
-    """Requests whose bodies contain another request, framed in ways that two parsers read
+    """Requests with another request in their bodies, framed in ways that two parsers read
     differently.
     """
     hidden = request("GET", f"{path}/phantom")
@@ -285,7 +285,7 @@ def test_a_shell_has_nothing_of_httpoxy(shared: Server) -> None:
     assert variables["GATEWAY_INTERFACE"] == "CGI/1.1"
 
 
-# --- adapters from their registries ------------------------------------------------------------
+# --- adapters from package registries ----------------------------------------------------------
 
 
 @promise("U10")

@@ -1,4 +1,6 @@
-"""A long queue of asynchronous invocations survives its server and does not slow down its start."""
+"""A long queue of asynchronous invocations is kept when the server ends, and does not slow down its
+start.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ def test_twenty_thousand_queued_outlive_a_kill(another: Callable[..., Server]) -
     kept = pages(server, f"{function.path}/invocations", "invocations")
     assert {one["invocation_id"] for one in kept} == accepted
     assert {one["status"] for one in kept} == {"queued"}
-    # It delays nothing, needs no instance, and can still be cancelled.
+    # The queue delays no other invocation, needs no instance, and its invocations can be cancelled.
     assert function.invoke("now")["stdout"] == "now"
     call_id = accepted.pop()
     cancelled: Any = server.call("POST", f"{function.path}/invocations/{call_id}/cancel").json()

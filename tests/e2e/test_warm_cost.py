@@ -1,5 +1,5 @@
-"""What a warm invocation may do, counted: one round trip to the guest, one process, no files
-opened.
+"""The system calls of a warm invocation, counted: one round trip to the guest, one process, and no
+opened files.
 """
 
 import contextlib
@@ -26,13 +26,16 @@ pytestmark = [
 ]
 CALLS = 20
 LINE = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*?)\)? += (-?\d+|\?)")
-# epoll_wait(4, [], 1024, 0) and epoll_pwait(4, [], 1024, 0, NULL, 8)
+# Matches epoll_wait(4, [], 1024, 0) and epoll_pwait(4, [], 1024, 0, NULL, 8): polls without
+# waiting.
 WITHOUT_WAIT = re.compile(r", \d+, 0(?:, NULL, \d+)?\)")
 NEW_PROCESS = {"fork", "vfork", "clone", "clone3"}
 
 
 class Traced:
-    """The observed system calls: name → how often they succeeded; `lines` in strace's format."""
+    """The observed system calls. `counts`: how often each succeeded; `lines`: all of them in
+    strace's format.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -73,7 +76,7 @@ def bare() -> Iterator[Server]:
 
 @pytest.fixture
 def lone(bare: Server) -> Iterator[Server]:
-    """A server whose only sandbox is the function's."""
+    """A server whose only sandbox is that of the test's function."""
     yield bare
     for function in bare.call("GET", "/api/functions").json()["functions"]:
         Function(bare, function["id"]).delete()
@@ -119,8 +122,9 @@ def test_a_server_without_calls_hardly_wakes(lone: Server, tmp_path: Path) -> No
     time.sleep(2)
     with traced(lone.pid, "epoll_wait,epoll_pwait", tmp_path) as seen:
         time.sleep(3)
-    # Per second: the date of responses, a check of the pools, and two of the keys, for which
-    # another thread may wake it. Once awake, it polls again without waiting, which is not counted.
+    # What wakes an idle server each second: the date for responses, a check of the pools, and two
+    # checks of the keys, for which another thread may wake it. After waking, the server polls again
+    # without waiting, which is not counted.
     sleeps = [line for line in seen.lines if not WITHOUT_WAIT.search(line)]
     assert 3 < len(sleeps) < 3 * 10, seen.lines
 
@@ -143,13 +147,15 @@ def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path
     seen = calls("recvfrom,sendto,sendmsg,fork,vfork,clone,clone3", guest)
     to_host = [line for line in seen.lines if line.startswith("sendto(3,")]
     from_host = [line for line in seen.lines if line.startswith("recvfrom(3,")]
-    # The guest may already wait for the first when tracing begins, and the last may be cut off.
+    # The guest may already wait for the first invocation when tracing begins, and the last one may
+    # be cut off.
     assert CALLS <= len(from_host) <= CALLS + 1, seen.lines
-    # On a busy machine the output of one may arrive before its end: it is held back for two
-    # milliseconds.
+    # On a busy machine, the output of an invocation may be sent before its end, since it is held
+    # back for only two milliseconds.
     assert CALLS <= len(to_host) <= CALLS + 3, seen.lines
     counts = seen.counts()
-    assert CALLS - 1 <= counts["sendmsg"] <= CALLS  # each requests the shell of the next invocation
+    # each message requests the shell for the next invocation
+    assert CALLS - 1 <= counts["sendmsg"] <= CALLS
     assert not NEW_PROCESS & set(counts)
 
     (before,) = lone.sandbox_pids().values()
@@ -175,7 +181,8 @@ def test_a_warm_python_call_starts_no_interpreter(
     to_host = [line for line in seen.lines if line.startswith("sendto(3,")]
     from_host = [line for line in seen.lines if line.startswith("recvfrom(3,")]
     assert CALLS <= len([line for line in from_host if "= -1" not in line]) <= CALLS + 1
-    # As above; and a fork of a traced process often takes longer than that.
+    # As above; in addition, the fork of a traced process often takes longer than these two
+    # milliseconds.
     assert CALLS <= len(to_host) <= (2 * CALLS if cleanup else CALLS + 3)
     assert not NEW_PROCESS & set(counts)
     (pids,) = lone.sandbox_pids().values()

@@ -1,4 +1,4 @@
-"""What one invocation on an instance leaves for the next, in languages whose interpreter stays.
+"""What an invocation leaves for the next one on its instance, in runtimes whose interpreter stays.
 
 With `cleanup_on_exit` nothing survives. Without it, the interpreter's state may survive: modules,
 environment, directory, threads, open files, /tmp, /dev/shm and System V objects; processes never
@@ -103,7 +103,7 @@ def test_negative_control_what_is_in_the_interpreter_survives(shared: Server) ->
     spoilt = answer(function.invoke())
     survived = {name for name in fresh if fresh[name] != spoilt[name]}
     assert survived >= {"environment", "cwd", "umask", "files", "ipc", "patched", "cache"}
-    # Processes never do.
+    # Processes never survive.
     assert spoilt["processes"] == fresh["processes"]
     assert not shared.named("sleep")
 
@@ -175,7 +175,7 @@ def handler(event):
 @pytest.mark.parametrize("cleanup", [True, False])
 def test_what_a_call_left_running_writes_into_no_other_call(shared: Server, cleanup: bool) -> None:
     source = LATE
-    if not cleanup:  # a child of the runner itself, which the runner has to end
+    if not cleanup:  # the child belongs to the runner, which has to end it
         source = LATE.replace("os.setsid()", "pass")
     function = python(shared, source, cleanup_on_exit=cleanup)
     for number in range(100):

@@ -25,7 +25,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-# A server of the standard library, without any code for this platform.
+# A web server of Python's standard library, without any code for this platform.
 SOURCE = """
     import hashlib, http.server, json, os, subprocess, sys, threading, time
 
@@ -172,7 +172,7 @@ def site_of(server: Server, source: str = SOURCE, **fields: Any) -> Site:
 
 @pytest.fixture(scope="module")
 def site(shared: Server) -> Site:
-    """A server for tests that leave it as it was."""
+    """A web server for tests that do not change it."""
     return site_of(shared)
 
 
@@ -210,7 +210,7 @@ def test_any_bytes_arrive_and_come_back(site: Site) -> None:
 
 @promise("R30")
 def test_answers_of_every_form(site: Site) -> None:
-    for _ in range(2):  # later requests work
+    for _ in range(2):  # the second time shows that later requests work
         head = site.ask("HEAD", "/status?200")
         assert (head.status_code, head.content) == (200, b"")
         assert site.get("/until-end").text == "all of it"
@@ -221,7 +221,9 @@ def test_answers_of_every_form(site: Site) -> None:
 
 
 def read_in_turns(site: Site, where: str) -> int:
-    """Three numbered lines, each read before the next one is written; the status."""
+    """Reads three numbered lines, each before the web server writes the next one; returns the
+    status.
+    """
     with httpx.stream("GET", site.url + where, timeout=scaled(60)) as answer:
         pieces = answer.iter_raw()
         for number in range(3):
@@ -321,7 +323,7 @@ def test_what_is_no_answer_is_sent_to_nobody(site: Site) -> None:
         record = site.last()
         assert record["status"] == "failed"
         assert why in record["error_message"], (raw[:80], record["error_message"])
-        # Only that request fails.
+        # The web server's next response is accepted.
         assert site.get("/status?200").text == "told"
 
 
@@ -341,7 +343,7 @@ def test_too_long_an_answer_is_none(site: Site) -> None:
     assert len(site.get(f"/large?{5 * 1024 * 1024}").content) == 5 * 1024 * 1024
 
 
-# --- its log, its deadline and its end -----------------------------------------------------------
+# --- the log, the deadline and the end of a web server -------------------------------------------
 
 
 @promise("R36")
@@ -385,7 +387,7 @@ def test_an_end_in_a_call_is_told(shared: Server) -> None:
         assert record["stderr"].endswith("going\n")
         assert site.get("/status?200").text == "told"
         assert site.last()["cold_start"] is True
-    # And one that needs too much memory.
+    # A web server that needs too much memory is replaced as well.
     assert site.get("/memory").status_code == 502
     assert site.last()["status"] == "oom"
     assert site.get("/status?200").text == "told"
@@ -409,7 +411,7 @@ def test_a_call_is_cancelled(shared: Server) -> None:
     assert running.result().status_code == 502
 
 
-# --- start ---------------------------------------------------------------------------------------
+# --- start of a web server -----------------------------------------------------------------------
 
 
 def refusal(server: Server, handler: str) -> str:
@@ -462,7 +464,7 @@ def test_variables_of_a_call_and_gvisor_are_refused(site: Site) -> None:
 def test_two_servers_on_one_port_do_not_meet(shared: Server) -> None:
     names = ["one", "other"]
     sites = [site_of(shared, environment={"NAME": name}) for name in names]
-    for _ in range(2):  # the second time on the connection of the first
+    for _ in range(2):  # the second time, each request uses the connection of the first
         assert [each.get().json()["name"] for each in sites] == names
     look = "python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8080), 2)'"
     assert "Connection refused" in shared.run(look)["stderr"]
@@ -472,7 +474,7 @@ def test_two_servers_on_one_port_do_not_meet(shared: Server) -> None:
 
 
 def shared_by(server: Server, calls: int) -> Site:
-    """A server that gets this many invocations at a time, in one instance."""
+    """A web server that gets up to this many invocations at the same time, in one instance."""
     environment = {"AWS_LAMBDA_MAX_CONCURRENCY": str(calls)}
     return site_of(server, environment=environment, max_instances=1)
 
@@ -482,14 +484,16 @@ def at_once(site: Site, paths: Iterable[str]) -> list[Future[httpx.Response]]:
 
 
 def meet(site: Site, calls: int) -> list[Future[httpx.Response]]:
-    """Starts this many invocations, which reach the server and stay."""
+    """Starts this many invocations, and waits until all of them are in the web server."""
     running = at_once(site, (f"/meet?{number}" for number in range(calls)))
     until(lambda: site.get("/now").text == str(calls))
     return running
 
 
 def pids_and_most(calls: list[Future[httpx.Response]]) -> tuple[set[str], set[str]]:
-    """The invocations' responses: the server's process, and its maximum of simultaneous ones."""
+    """The pids of web servers in the responses, and the highest numbers of simultaneous invocations
+    that these servers saw.
+    """
     answers = [call.result().text.split() for call in calls]
     return {pid for pid, _ in answers}, {most for _, most in answers}
 
@@ -497,8 +501,8 @@ def pids_and_most(calls: list[Future[httpx.Response]]) -> tuple[set[str], set[st
 @promise("R35")
 def test_calls_share_an_instance_up_to_its_concurrency(shared: Server) -> None:
     pids, most = pids_and_most(at_once(shared_by(shared, 4), ["/gather?4"] * 14))
-    assert (len(pids), most) == (1, {"4"})  # so many at once, and never more
-    # Negative control: without the variable there is one at a time.
+    assert (len(pids), most) == (1, {"4"})  # `calls` invocations run at once, and never more
+    # Negative control: without the variable, invocations run one at a time.
     _, most = pids_and_most(at_once(site_of(shared, max_instances=1), ["/gather?1"] * 6))
     assert most == {"1"}
 
@@ -513,7 +517,7 @@ def test_a_deadline_of_one_call_leaves_the_others(shared: Server) -> None:
         timeout_seconds=1,
     )
     assert answer.json()["status"] == "timeout"
-    # It gets no further invocation, and is not ended while it still has some.
+    # The instance gets no further invocation, but is not ended while other invocations run in it.
     assert not any(one.done() for one in running)
     assert site.function.pool()["busy_count"] == 1
     site.function.delete()
@@ -561,7 +565,7 @@ def test_each_line_is_in_the_record_of_one_call(shared: Server) -> None:
     assert met == [f"met {number}" for number in range(5)]
 
 
-# --- third-party servers -------------------------------------------------------------------------
+# --- web servers from package registries ---------------------------------------------------------
 
 
 def real(server: Server, directory: Path, files: dict[str, str], handler: str, **url: Any) -> Site:
@@ -636,7 +640,7 @@ def test_express(shared: Server, tmp_path: Path) -> None:
         assert answer.headers["set-cookie"] == f"a=1; Path={site.path}"
 
 
-# As a static program without libraries, like one that Go makes.
+# A static program without libraries, as Go compiles them.
 C = r"""
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -678,7 +682,9 @@ def test_a_static_program(shared: Server, tmp_path: Path) -> None:
 @promise("R38")
 def test_calls_that_share_an_instance_count_its_time_once(shared: Server) -> None:
     def seconds(concurrency: int) -> float:
-        """The duration of eight simultaneous invocations of a second each."""
+        """The seconds of instances that are counted for eight simultaneous invocations of one
+        second each.
+        """
         own = {"AWS_LAMBDA_MAX_CONCURRENCY": str(concurrency)}
         site = site_of(shared, environment=own, memory_limit_mb=256, max_instances=8)
         assert [one.result().text for one in at_once(site, ["/sleep?1"] * 8)] == ["slept"] * 8

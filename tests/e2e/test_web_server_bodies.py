@@ -1,4 +1,4 @@
-"""Bodies that a server in a real sandbox gets while they arrive."""
+"""Request bodies that a web server in a real sandbox reads while they arrive."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.sandbox
 
 MIB = 1024 * 1024
 LONG = 100 * MIB
-# The maximum growth of the server's memory, whatever passes through it.
+# The maximum growth of quiltfn's memory, however long the body is.
 GROWS_MAX_KIB = 12 * 1024
 WEBHOOK = {"scheme": "github", "secret": "s" * 16}
-# What the kernel buffers on both connections before the sender notices that nobody reads.
+# The bytes that the kernel buffers on both connections before the sender notices that nobody reads.
 BUFFERS_MAX = 64 * MIB
 SOURCE = """
     import hashlib, http.server, json, os, threading
@@ -108,7 +108,7 @@ def site(shared: Server) -> Site:
 
 @contextlib.contextmanager
 def sender(site: Site, where: str, *fields: str) -> Iterator[socket.socket]:
-    """A connection on which the head of a POST was sent."""
+    """A connection on which the head of a POST was sent, without its body."""
     host, _, port = site.server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=scaled(60)) as connection:
         head = "\r\n".join([f"POST {site.path}{where} HTTP/1.1", "host: x", *fields, "", ""])
@@ -117,7 +117,7 @@ def sender(site: Site, where: str, *fields: str) -> Iterator[socket.socket]:
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """Everything until the server ends the connection, or the response is complete."""
+    """Reads until the response is complete or the server ends the connection."""
     found = b""
     while True:
         head, end, body = found.partition(b"\r\n\r\n")
@@ -135,7 +135,9 @@ def statuses(site: Site) -> list[tuple[str, str | None]]:
 
 @contextlib.contextmanager
 def growth(server: Server) -> Iterator[Callable[[], int]]:
-    """The maximum growth of the server's memory in the block, in KiB."""
+    """Yields a function that returns the maximum growth of the server's memory in the block, in
+    KiB.
+    """
     before, over = server.rss_kib(), threading.Event()
     most = before
 
@@ -157,7 +159,7 @@ def growth(server: Server) -> Iterator[Callable[[], int]]:
 def test_long_bodies_pass_through_and_nothing_is_kept(site: Site) -> None:
     piece = bytes(range(256)) * 4096
     digest = hashlib.sha256(piece * (LONG // MIB)).hexdigest()
-    site.ask("POST", "/count", content=piece)  # one-time allocations
+    site.ask("POST", "/count", content=piece)  # a first request makes one-time allocations
     with growth(site.server) as grown:
         for length in (f"content-length: {LONG}", "transfer-encoding: chunked"):
             with sender(site, "/count", length) as connection:
@@ -175,7 +177,9 @@ def test_long_bodies_pass_through_and_nothing_is_kept(site: Site) -> None:
 
 @promise("R37")
 def test_control_bodies_that_are_held_are_seen_in_the_memory(shared: Server) -> None:
-    """The body of a webhook is read completely, to check its signature."""
+    """Control: the server reads the body of a webhook completely to check its signature, and its
+    memory shows that.
+    """
     site = receiver(shared, auth="webhook", webhook=WEBHOOK)
     size = 4 * MIB
     with growth(shared) as grown, contextlib.ExitStack() as stack:
@@ -198,7 +202,7 @@ def test_what_the_server_does_not_read_waits_with_the_client(site: Site) -> None
             while sent < LONG:
                 sent += connection.send(b"x" * min(65536, LONG - sent))
         assert sent < BUFFERS_MAX
-        assert site.get("/go").status_code == 200  # other invocations continue meanwhile
+        assert site.get("/go").status_code == 200  # other invocations are served meanwhile
         connection.settimeout(scaled(60))
         while sent < LONG:
             sent += connection.send(b"x" * min(65536, LONG - sent))

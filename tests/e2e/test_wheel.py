@@ -1,4 +1,4 @@
-"""The wheel: installed outside of the checkout it serves, with a guest for its CPU architecture."""
+"""The wheel is installed outside of the checkout, and has a guest for its CPU architecture."""
 
 import os
 import platform
@@ -53,7 +53,7 @@ def build(out: Path, machine: str) -> Path:
 
 
 def program_headers(elf: bytes) -> tuple[int, set[int]]:
-    """The architecture of a 64-bit program, and the types of its program headers."""
+    """The architecture of a 64-bit program, and the types in its program headers."""
     assert elf[:5] == b"\x7fELF\x02"
     (machine,) = struct.unpack_from("<H", elf, 18)
     (offset,) = struct.unpack_from("<Q", elf, 32)
@@ -78,7 +78,7 @@ def check_guest(wheel: Path, machine: int) -> None:
 
 @pytest.fixture(scope="module")
 def away() -> Iterator[Path]:
-    """A directory that everybody can reach, without any file of the checkout."""
+    """A directory that every user can reach, without a file of the checkout."""
     with short_dir() as path:
         yield path
 
@@ -113,8 +113,8 @@ def command(away: Path, wheel: Path) -> Path:
 
 
 def modules(wheel: Path) -> dict[str, bytes]:
-    """The modules of a wheel. Those of the client's wheel and of the whole one are both compared
-    with the checkout's: installing it over a server of the same version changes nothing.
+    """The modules in a wheel. The client's wheel and the server's wheel both have the checkout's
+    modules, so installing one over the other at the same version changes nothing.
     """
     with zipfile.ZipFile(wheel) as archive:
         names = [one for one in archive.namelist() if one.endswith(".py")]
@@ -146,7 +146,7 @@ def test_a_wheel_of_the_source_archive_needs_no_tools(wheel: Path, away: Path) -
 
 
 def built_in(wheel: Path) -> dict[str, bytes]:
-    """The files of dashboard and documentation in a wheel."""
+    """The files of the dashboard and the documentation in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         built = ("quiltfn/web/", "quiltfn/site/")
         return {name: archive.read(name) for name in archive.namelist() if name.startswith(built)}
@@ -155,7 +155,7 @@ def built_in(wheel: Path) -> dict[str, bytes]:
 def test_installed_wheel_serves(command: Path, away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(command, "--version", cwd=away).startswith("quiltfn ")
     assert '"can_start": true' in run(command, "doctor", "--output", "json", cwd=away)
-    # The unit is in the wheel, and starts this program.
+    # The wheel has the unit, which starts the installed program.
     run(command, "service", "install", "--root", away / "root", cwd=away)
     unit = (away / "root/etc/systemd/system/quiltfn.service").read_text()
     assert f"ExecStart={away}" in unit

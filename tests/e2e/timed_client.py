@@ -1,9 +1,9 @@
-"""For tests with many simultaneous invocations: a client that records when requests were sent,
-functions that print their version, and the host's data on a server's sandboxes.
+"""A client for tests with many simultaneous invocations, which records when requests were sent;
+functions that print their version; and the state of a server's sandboxes on the host.
 
-One event loop sends and reads everything, so that `began` and `ended` of all responses have one
-order: an invocation that began after the end of a change was sent after the change's response had
-been read.
+One event loop sends and reads everything, so `began` and `ended` of all responses are in one order:
+an invocation that began after the end of a change was sent after the change's response had been
+read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TimedResponse:
 
     @property
     def mark(self) -> str:
-        """The handler's output, for a successful invocation."""
+        """The handler's output, after checking that the invocation succeeded."""
         assert self.status == 200, f"{self.status}: {self.body}"
         assert self.body["status"] == "success", self.body
         return str(self.body["stdout"])
@@ -62,7 +62,7 @@ class TimedResponse:
 
 @dataclass
 class _Wire:
-    """A connection, free since `since`."""
+    """A connection, which is free since the time `since`."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -76,7 +76,7 @@ class _Wire:
 
 @dataclass
 class Client:
-    """HTTP/1.1 over as many connections as there are simultaneous invocations."""
+    """An HTTP client with as many connections as there are simultaneous invocations."""
 
     url: str
     timeout_s: float = 60.0
@@ -103,7 +103,9 @@ class Client:
         return answer
 
     async def open(self, count: int) -> None:
-        """Opens connections, so that as many invocations can be sent in one moment."""
+        """Opens connections in advance, so that this many invocations can be sent at the same
+        moment.
+        """
         self._free += [await self._connect() for _ in range(count)]
 
     async def _wire(self) -> _Wire:
@@ -212,7 +214,7 @@ async def until(
 
 
 async def is_free(function: Marked) -> bool:
-    """Whether all instances are without an invocation."""
+    """Whether no instance is busy."""
     return bool((await function.pool())["busy_count"] == 0)
 
 
@@ -224,7 +226,7 @@ def crun_root(server: Server) -> Path:
 
 
 def sandboxes(server: Server) -> int:
-    """The number of sandboxes in the OCI runtime's list, which consists of these directories."""
+    """The number of directories in the OCI runtime's state: one for each sandbox in its list."""
     return sum(not one.name.startswith(".") for one in crun_root(server).iterdir())
 
 

@@ -1,4 +1,4 @@
-"""A root file system with a shell and a few programs, from this machine's files."""
+"""A root file system with a shell and a few programs, copied from this machine."""
 
 import io
 import shutil
@@ -44,7 +44,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def packed(root: Path) -> bytes:
-    """The tree as one archive, with its present owners and modes."""
+    """The tree as one archive, with the owners and modes that it has."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.add(root, "./")

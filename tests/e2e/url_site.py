@@ -11,7 +11,7 @@ from timeouts import scaled
 
 
 class Site:
-    """`path`: the path of the URL on the server."""
+    """A function with a URL. `path`: the path of the URL on the server."""
 
     def __init__(self, function: Function, **url: Any) -> None:
         """Gives the function a URL. `url`: further fields of the URL."""

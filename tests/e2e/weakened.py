@@ -1,8 +1,8 @@
 """Negative controls: an OCI runtime that removes a protection before it executes crun.
 
-A file names the removed protection, so that a server can start with all protections (otherwise it
-would refuse) and be weakened later. Use `--prewarmed 0`, since prewarmed sandboxes would still be
-protected.
+A file names the protection to remove. So a server can start with all protections, which it
+requires, and be weakened later. Use `--prewarmed 0`, since earlier prewarmed sandboxes would still
+be protected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from e2e.server import CRUN
 
 SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest"
-# Runs in place of crun: edits the bundle's config.json, then executes crun.
+# This program runs in place of crun: it edits the bundle's config.json, and executes crun.
 WRAPPER = """#!{python} -IS
 import json, os, sys
 lacks = open({mode!r}).read()
@@ -58,8 +58,8 @@ os.execv({crun!r}, [{crun!r}, *sys.argv[1:]])
 
 
 class Weakened:
-    """`path`: the runtime. `lacks("…")`: removes a protection from sandboxes that are created from
-    now on.
+    """`path`: the OCI runtime. `lacks("…")`: removes a protection from sandboxes that are created
+    from now on.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -83,7 +83,7 @@ class Weakened:
         self._mode.write_text(protection)
         if (
             protection == "another uid for handlers" and not self._guest.exists()
-        ):  # only now, since compiling takes seconds
+        ):  # compiled only if needed, since it takes seconds
             build_guest_of_one_user(self.path.parent)
 
 

@@ -1,7 +1,7 @@
-"""Negative control: `quiltfn serve` whose sandboxes' networks count attempts, but refuse nothing.
+"""Negative control: runs `quiltfn serve` with network rules that count attempts, but refuse none.
 
-With `trusting`, the server is made to believe that they refuse; with `examining`, it has to notice
-that they don't. With `missing`, there are rules, but slirp4netns is missing.
+With `trusting`, the server is made to believe that the rules work; with `examining`, it has to
+notice that they don't. With `missing`, there are rules, but slirp4netns is missing.
 """
 
 import sys

@@ -1,8 +1,9 @@
-"""Checks accepted work after a storm: the responses to clients, the effects of handlers, and the
-server's data must agree.
+"""Checks asynchronous invocations after a storm: the responses to clients, the effects of handlers,
+and the server's data must agree.
 
-Pure: a storm (storms.py) records its requests, their responses and the handlers' runs, and compares
-at the end. Times are seconds of the machine's uptime, which setting a clock does not change.
+This module has no input or output: a storm (storms.py) records its requests, their responses and
+the handlers' runs, and compares at the end. Times are seconds of the machine's uptime, which
+setting a clock does not change.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RAN = {"success", "failed"}
 
 
 class Rule(StrEnum):
-    """A rule, as named in reports."""
+    """A rule that history must obey; its value is its name in reports."""
 
     LOST = "accepted and lost"
     CHANGED = "changed"
@@ -40,12 +41,13 @@ class Rule(StrEnum):
 
 @dataclass
 class Job:
-    """Work with a unique payload, `token`. `sent`: the number of requests for it.
+    """An asynchronous invocation with a unique payload, `token`. `sent`: the number of requests for
+    it.
 
-    `key`: the Idempotency-Key of all these requests, if any; `is_spent`: the key has a permanent
-    response without an id. `accepted`: the ids in responses. `answers`: the final records that a
-    client got, each with the time of the response, by the monotonic clock. `cancelled`: by id, when
-    the response to a cancel request was read; None: there was no response.
+    `key`: the Idempotency-Key of all these requests, if any; `is_spent`: whether the key has a
+    permanent response without an id. `accepted`: the ids in responses. `answers`: the final records
+    that a client got, each with the time of the response by the monotonic clock. `cancelled`: the
+    time at which the response to a cancel request was read, by id; None: there was no response.
     """
 
     token: str
@@ -68,8 +70,9 @@ class Redrive:
 
 @dataclass
 class WorkHistory:
-    """`max_attempts`: of each function, by its id. `schedules`: the names of acknowledged
-    schedules, which are also the payloads of their ticks.
+    """The requests of a storm, and their responses. `max_attempts`: the maximum of each function,
+    by its id. `schedules`: the names of acknowledged schedules, which are also the payloads of
+    their invocations.
     """
 
     max_attempts: dict[str, int] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class WorkHistory:
 
 @dataclass(frozen=True)
 class Run:
-    """A started handler, according to its own note. `deadline_ms` differs between attempts."""
+    """A handler that was started, as it wrote itself. `deadline_ms` differs between attempts."""
 
     invocation_id: str
     deadline_ms: int
@@ -90,10 +93,10 @@ class Run:
 
 @dataclass
 class Schedule:
-    """The server's data on a schedule. `due`: how often it was due so far, according to its
-    interval; None if the clock was set meanwhile. `fired`, `missed`, `skipped`: the server's
-    counts; `waiting`: the number of ticks that wait to become work. `ticks`: when each tick was
-    due, and the id of its work, if any.
+    """The server's data on a schedule. `due`: how often it was due so far by its interval; None if
+    the clock was set meanwhile. `fired`, `missed`, `skipped`: the server's counts; `waiting`: the
+    number of due times whose invocation is not queued yet. `ticks`: each due time, and the id of
+    its invocation, if any.
     """
 
     due: int | None
@@ -107,7 +110,7 @@ class Schedule:
 @dataclass
 class WorkSeen:
     """The server's data. `records`, `attempts` and `tokens`: by invocation id; `schedules`: by
-    name; all others: by function id. `tokens`: payloads of accepted work.
+    name; all others: by function id. `tokens`: the payloads of asynchronous invocations.
     """
 
     records: dict[str, Record]
@@ -146,8 +149,9 @@ def judge_work(
     cuts: Iterable[tuple[float, float]] = (),
     may_lose_s: float = 0.0,
 ) -> WorkVerdict:
-    """Compares, after the server has had the time to end accepted work. `cuts`, `may_lose_s`: as
-    for `judge` of history.py; an end that was reported shortly before a cut may differ afterwards.
+    """Compares the history with the data, after the server had time to end all asynchronous
+    invocations. `cuts`, `may_lose_s`: as for `judge` in history.py; an end that was reported
+    shortly before a power cut may differ afterwards.
     """
     verdict, cuts = WorkVerdict(), list(cuts)
     runs_of: dict[str, list[Run]] = defaultdict(list)
@@ -173,7 +177,7 @@ def judge_work(
         _judge_record(record, runs_of[invocation_id], seen, most, verdict)
     work = {*(job.token for job in history.jobs), *history.schedules}
     for invocation_id in set(runs_of) - set(seen.records):
-        # A power cut may cost the record of a synchronous invocation without a response.
+        # A power cut may lose the record of a synchronous invocation without a response.
         tokens = sorted({run.token for run in runs_of[invocation_id]} & work)
         if tokens:
             verdict.note(Rule.LOST, f"{invocation_id} of {tokens} has run and has no record")
@@ -193,8 +197,9 @@ def _judge_job(
     seen: WorkSeen,
     verdict: WorkVerdict,
 ) -> None:
-    """`ids`: those of all work with this payload; `asked`: those of all work that was to be
-    redriven. Each request may have created one at most, and each redrive exactly one.
+    """Checks one payload. `ids`: all invocations with this payload; `asked`: those of them that a
+    redrive named. Each request may have created one invocation at most, and each redrive exactly
+    one.
     """
     for accepted in job.accepted:  # a loop, since a set difference would iterate over all records
         if accepted not in seen.records:
@@ -204,7 +209,7 @@ def _judge_job(
     if len(ids) > made + again:
         rule = Rule.REDRIVE_DOUBLED if again else Rule.TWICE
         verdict.note(rule, f"{job.token}, sent {job.sent}, redriven {again}: {sorted(ids)}")
-    # Work that a lost node has ended with success is no dead letter any more once that is known.
+    # An invocation may have been a dead letter until a lost node's record of its success arrived.
     gone = {one for one in ids & asked - dead if one in seen.records and not is_good(one, seen)}
     if gone and len(ids) < 1 + len(gone):
         verdict.note(Rule.REDRIVE_LOST, f"{job.token}: {sorted(gone)} left nothing behind")
@@ -236,7 +241,7 @@ def _judge_record(
     token = seen.tokens.get(name)
     if status not in FINAL:
         verdict.note(Rule.UNFINISHED, f"{name} is {status}")
-    if token is None:  # a synchronous invocation
+    if token is None:  # this is a synchronous invocation
         if len(ran) > 1:
             verdict.note(Rule.TWICE, f"{name} has no attempts and {len(ran)} runs")
         return
@@ -263,7 +268,7 @@ def _judge_record(
 def _judge_dead_letters(
     dead: set[str], asked: set[str], seen: WorkSeen, verdict: WorkVerdict
 ) -> None:
-    """Checks that failed work is a dead letter until it is redriven."""
+    """Checks that a failed invocation is a dead letter until it is redriven."""
     for call_id in seen.tokens:
         record = seen.records.get(call_id)
         if record is None or record["status"] not in FINAL:
@@ -297,7 +302,9 @@ def _judge_redrives(
 
 
 def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
-    """Checks that every due time since the first is a tick, or is counted as missed or skipped."""
+    """Checks that every due time since the first has an invocation, or is counted as missed or
+    skipped.
+    """
     schedule = seen.schedules.get(name)
     if schedule is None:
         verdict.note(Rule.TICK_LOST, f"the schedule {name} itself")
@@ -305,7 +312,7 @@ def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
     due = [at for at, _ in schedule.ticks]
     made = [one for _, one in schedule.ticks if one is not None]
     for at, times in Counter(due).items():
-        # Otherwise the same time may have occurred twice.
+        # If the clock was set, the same time may have occurred twice.
         if times > 1 and schedule.due is not None:
             verdict.note(Rule.TICK_DOUBLED, f"{name}: {times} at {at}")
     for call_id, times in Counter(made).items():
@@ -314,7 +321,7 @@ def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
     for call_id in made:
         if call_id not in seen.records:
             verdict.note(Rule.TICK_LOST, f"{name}: {call_id}")
-    # After a long storm the oldest ticks are no longer listed.
+    # After a long storm, the list no longer has the oldest due times.
     if len(made) > schedule.fired or (len(due) < RUNS_KEPT and len(made) < schedule.fired):
         rule = Rule.TICK_LOST if len(made) < schedule.fired else Rule.TICK_DOUBLED
         verdict.note(rule, f"{name}: {len(made)} made work, {schedule.fired} are counted")

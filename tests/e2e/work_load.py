@@ -1,7 +1,8 @@
-"""Clients that queue and check work, and a witness of the handlers' actual runs.
+"""Clients that queue and check asynchronous invocations, and a witness of the runs of handlers.
 
-The witness is a pipe that the test has the OCI runtime mount into every sandbox. A handler writes a
-line to it at its start; the pipe's content survives every process of the server, and a power cut.
+The witness is a pipe that the OCI runtime mounts into every sandbox for the test. A handler writes
+a line to it at its start. The content of the pipe survives every process of the server, and a power
+cut.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ PIPE_BYTES = 1 << 20
 
 
 class Witness:
-    """`crun`: the runtime for a server whose handlers are observed. `runs`: the observed runs."""
+    """`crun`: an OCI runtime for a server whose handlers are observed. `runs`: the observed
+    runs.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.crun, pipe = directory, directory / "crun", directory / "witness"
@@ -63,7 +66,7 @@ class Witness:
         edit = f"s|{DEV}|&, {MOUNT.replace('PIPE', str(pipe))}|"
         self.crun.write_text(RUNTIME.format(edit=edit, crun=shlex.quote(CRUN)))
         self.crun.chmod(0o755)
-        # Also open for writing: a pipe without a writer would be at its end.
+        # The pipe is also open for writing here: without a writer, reading it would find its end.
         self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
         fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._text = bytearray()
@@ -77,7 +80,7 @@ class Witness:
                 self._text += os.read(self._pipe, PIPE_BYTES)
 
     def runs(self) -> list[Run]:
-        """The runs in order of their starts."""
+        """The observed runs in the order of their starts."""
         lines = [line.split(" ", 3) for line in bytes(self._text).decode().splitlines()]
         return [Run(name, int(end), float(at), token) for name, end, at, token in lines]
 
@@ -98,16 +101,16 @@ def witness() -> Iterator[Witness]:
 
 
 def uptime() -> float:
-    """The uptime in /proc/uptime."""
+    """The machine's uptime in seconds, from /proc/uptime."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 # The clients --------------------------------------------------------------------------------------
 
 PAUSE_S = 0.005
-WAITING_MAX = 300  # of a function; a client that sees more pauses
+WAITING_MAX = 300  # the maximum number of requests of a client at once
 KINDS = ("ok",) * 13 + ("bad",) * 2 + ("flaky",) * 4 + ("slow",)
-# If their work is unfinished this long after the storm, it counts as never final.
+# An invocation that is unfinished this long after the storm counts as one that never ends.
 OVER_S = 120.0
 ONCE = {"max_attempts": 1}
 AGAIN = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "most": 1}}
@@ -117,11 +120,11 @@ SCHEDULES = ({"overlap": "allow", "missed": "skip"}, {"overlap": "queue", "misse
 @dataclass
 class WorkLoad:
     """Clients that queue invocations, wait for them, cancel them and redrive dead letters, on
-    functions with one attempt and with three; and schedules with a tick every second.
+    functions with one attempt and with three; and schedules that are due every second.
 
-    `is_clock_set`: whether the server's clock is set. `over_s`: the time limit for the end of all
-    work; `settle_s`: seconds until everything is counted. Meanwhile, synchronous clients may invoke
-    another function, which has `instances`.
+    `is_clock_set`: whether the storm sets the server's clock. `over_s`: the time limit until all
+    invocations have ended; `settle_s`: the time until everything is counted. Synchronous clients
+    may invoke another function at the same time, which has `instances`.
     """
 
     server: AnyServer
@@ -174,7 +177,7 @@ class WorkLoad:
 
     def _live(self, number: int, dice: random.Random) -> None:
         functions = list(self.history.max_attempts)
-        mine: list[Job] = []  # recent ones
+        mine: list[Job] = []  # the ids of recent invocations
         for turn in range(1_000_000_000):
             if self._stop.is_set():
                 return
@@ -211,7 +214,7 @@ class WorkLoad:
     def _give(self, job: Job, more: str) -> None:
         job.sent += 1
         headers = {} if job.key is None else {"Idempotency-Key": job.key}
-        # Without a key, which is only for identical requests.
+        # No key: a key is only for identical requests.
         path = f"/api/functions/{job.function}/invoke?mode=async{more if job.key is None else ''}"
         status, body = self.ask("POST", path, {"payload": job.token}, headers)
         if status == 202:
@@ -246,11 +249,11 @@ class WorkLoad:
             if status == 200:
                 redrive.made = body["invocation_ids"]
 
-    # Afterwards ------------------------------------------------------------------------------
+    # After the storm -------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Waits until the work is over, or the time limit. Two checks in a row must succeed: a
-        waiting tick becomes work only after the previous run is over.
+        """Waits until all invocations have ended, or until the time limit. Two checks in a row must
+        succeed, since a due time gets its invocation only after the schedule's previous run.
         """
         end, idle = time.monotonic() + scaled(self.over_s), 0
         while time.monotonic() < end and idle < 2:
@@ -275,7 +278,7 @@ class WorkLoad:
         return pages(self.server, "/api/functions", "functions")
 
     def look(self, seen: Witness) -> WorkSeen:
-        """Stops the schedules, lets the work end, and reads everything."""
+        """Stops the schedules, lets the invocations end, and reads all data."""
         schedules = {name: self._end_schedule(name) for name in self.history.schedules}
         for _ in range(3):
             self.drain()
@@ -284,7 +287,8 @@ class WorkLoad:
             records = self._records()
             known = {run.invocation_id: run.token for run in seen.runs()}
             known |= {one: job.token for job in self.history.jobs for one in job.accepted}
-            # A request whose client has given up may be accepted after the records were listed.
+            # The server may accept a request whose client has given up, even after the records were
+            # listed.
             if not any(map(self._has_record, known.keys() - records.keys())):
                 break
         with ThreadPoolExecutor(8) as threads:
@@ -327,7 +331,7 @@ class WorkLoad:
         return any(answer.status_code == 200 for answer in answers)
 
     def _token(self, record: Record, known: str | None) -> str | None:
-        """The payload of asynchronous work; None for a synchronous invocation."""
+        """The payload of an asynchronous invocation; None for a synchronous one."""
         if known is not None:
             return known if known.split("-")[0] in {*KINDS, "tick"} else None
         answer = self.server.call("GET", f"{_path(record)}/input")
@@ -346,19 +350,19 @@ class WorkLoad:
     def _end_schedule(self, name: str) -> Schedule:
         """Stops a schedule, and reads its state."""
         path, before, end = f"/api/schedules/{name}", None, time.monotonic() + scaled(60)
-        while True:  # until the schedule did not change while its runs were read
+        while True:  # repeated until the schedule did not change while its runs were read
             schedule = self.server.call("GET", path).json()
             if schedule == before:
                 answer = self.server.call("PUT", path, {"enabled": False})
                 if answer.status_code == 200:
                     break
-                # After a full disk, this is refused until the server has its reserve again.
+                # After the disk was full, this is refused until the server has its reserve again.
                 assert time.monotonic() < end, answer.text
                 time.sleep(0.5)
             runs, before = pages(self.server, f"{path}/runs", "runs"), schedule
         due = (
             schedule["next_runs"][0] - schedule["created_at"] - 1
-        )  # the first tick is a second after the creation
+        )  # the first due time is a second after the creation
         return Schedule(
             due=None if self.is_clock_set else due // schedule["every_seconds"],
             fired=schedule["fired_count"],

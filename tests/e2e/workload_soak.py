@@ -30,15 +30,16 @@ from e2e import workloads
 from e2e.server import Function, Server, quiltfn, until, watched
 from e2e.workloads import Workload
 
-SECONDS_MAX = 25 * 60  # the time limit; workloads that have not started by then have failed
-DISK_GIB = 10  # required free space for images, packages and their sources
-COMMAND_S = 300  # the time limit for an image or an installation
+# the time limit for all workloads; those that have not started by then have failed
+SECONDS_MAX = 25 * 60
+DISK_GIB = 10  # the free space that images, packages and their sources need
+COMMAND_S = 300  # the time limit for creating an image or installing packages
 CALL_S = 60
 WARM_CALLS, CALLERS = 3, 4
 PAYLOAD = '{"price": 2.5}'
 MEMORY_PEAK = ("memory.peak", "memory.max_usage_in_bytes")
 CGROUPS = Path("/sys/fs/cgroup")
-# Instances end soon, so that there are cold starts, for which invocations may wait long. All images
+# Instances end soon, so that there are cold starts; invocations may wait long for them. All images
 # belong to one tenant.
 OPTIONS = f"--idle-s 2 --park-s 0 --queue-wait-s 60 --tenant-image-bytes {10 * 1024**3}"
 FAILURES = (AssertionError, httpx.HTTPError, subprocess.SubprocessError, OSError)
@@ -46,7 +47,7 @@ FAILURES = (AssertionError, httpx.HTTPError, subprocess.SubprocessError, OSError
 
 @dataclass
 class Image:
-    """A base image: the time to create and to add it, its size, and its Debian release."""
+    """A base image: how long it took to create and to add, its size, and its Debian release."""
 
     name: str
     archive: Path
@@ -65,7 +66,7 @@ class Image:
 
 @dataclass
 class Seen:
-    """The measurements of a workload; `wrong`: why an invocation failed."""
+    """The measurements of a workload. `wrong`: why an invocation failed."""
 
     work: Workload
     packages: str
@@ -79,7 +80,7 @@ class Seen:
 
     @property
     def is_as_known(self) -> bool:
-        """Whether the workload ran, or failed for the known reason."""
+        """Whether the workload ran or, if it is known not to work, failed for the known reason."""
         return self.work.cannot in self.wrong if self.work.cannot else not self.wrong
 
     def row(self) -> str:
@@ -94,7 +95,7 @@ class Seen:
 
 
 def image(place: Path, name: str) -> Image:
-    """Creates the image with mmdebstrap; nothing is installed on this machine."""
+    """Creates the image with mmdebstrap, which installs nothing on this machine."""
     archive, began = place / f"{name}.tar", time.monotonic()
     wanted = ",".join(workloads.IMAGES[name])
     command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={wanted}"]
@@ -156,7 +157,9 @@ def deploy(server: Server, work: Workload, runtime: str) -> tuple[Function, dict
 
 
 def timed_call(function: Function, work: Workload) -> tuple[float, dict[str, Any]]:
-    """Milliseconds, and the record of a success with the expected output."""
+    """Invokes the workload; returns the milliseconds and the record, which must be a success with
+    the expected output.
+    """
     began = time.monotonic()
     record = function.invoke(PAYLOAD)
     took_ms = 1000 * (time.monotonic() - began)
@@ -182,7 +185,7 @@ def call(server: Server, function: Function, seen: Seen, calls: int) -> None:
 
 
 def peaks(server: Server) -> Iterator[int]:
-    """The kernel's memory peaks for each existing sandbox."""
+    """The kernel's peak of memory for each sandbox that exists."""
     top = CGROUPS / "memory" if (CGROUPS / "memory").is_dir() else CGROUPS
     for name in MEMORY_PEAK:
         for path in (top / "quiltfn" / server.id).glob(f"*/{name}"):
@@ -190,7 +193,7 @@ def peaks(server: Server) -> Iterator[int]:
 
 
 def played(server: Server, place: Path, work: Workload, base: Image | None, calls: int) -> Seen:
-    """Runs one workload, from the installation of packages to the last invocation."""
+    """Runs one workload, from the installation of its packages to its last invocation."""
     versions = base.versions if base else {}
     named = (f"{one} {versions[one]}" if one in versions else one for one in work.packages)
     seen = Seen(work, ", ".join(named))
@@ -213,13 +216,13 @@ def in_a_line(error: Exception) -> str:
 
 
 def run(chosen: Sequence[Workload], calls: int) -> Iterator[Image | Seen]:
-    """Adds every base image, and runs every workload, in the order of their images."""
+    """Adds every base image and runs every workload, ordered by image."""
     end = time.monotonic() + SECONDS_MAX
     with tempfile.TemporaryDirectory(prefix="quiltfn-workloads-", dir="/var/tmp") as made:
         place = Path(made)
         free = shutil.disk_usage(place).free >> 30
         assert free >= DISK_GIB, f"/var/tmp has {free} GiB free, and needs {DISK_GIB}"
-        # A new directory, without any cached data.
+        # A new directory has no cached data.
         for cache in ("UV_CACHE_DIR", "npm_config_cache"):
             os.environ[cache] = str(place / "cache" / cache)
         with watched(OPTIONS) as server:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SUITE = "trixie"
-# Base images: Debian packages in addition to the essential ones.
+# The Debian packages of each base image, in addition to the essential ones.
 IMAGES: Mapping[str, tuple[str, ...]] = {
     "browser": ("chromium-headless-shell", "fonts-dejavu-core", "nodejs"),
     "documents": ("7zip", "graphviz", "jq", "pandoc", "ripgrep", "sqlite3", "zstd"),
@@ -22,12 +22,12 @@ IMAGES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One program or library, and the output of an invocation.
+    """A program or library, and the expected output of an invocation.
 
-    `packages`: names with their exact versions, from PyPI (`name==1.2`) or npm (`name@1.2`), or
-    Debian packages in `image`, which is a key of IMAGES; without `image`, the workload uses the
-    host's files. `files`: the code that uses the program. `cannot`: a part of the error of a
-    workload that cannot run; `why`: the reason for readers.
+    `packages`: names with exact versions, from PyPI (`name==1.2`) or npm (`name@1.2`), or Debian
+    packages in `image`, which is a key of IMAGES. Without `image`, the workload uses the host's
+    files. `files`: the code that uses the program. `cannot`: a part of the error of a workload that
+    cannot run; `why`: the explanation for readers.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Workload:
         return re.sub("[^a-z0-9]+", "-", self.name.lower())
 
     def of(self, registry: str) -> list[str]:
-        """The packages from PyPI (`==`) or npm (`@`)."""
+        """The packages of PyPI (`==`) or of npm (`@`)."""
         return [one for one in self.packages if registry in one[1:]]
 
 
