@@ -65,8 +65,8 @@ ENVIRONMENT = {"SHOP_REGION": "eu-west", "MAIL_FROM": "shop@example.com"}
 
 @dataclass(frozen=True)
 class Scene:
-    """What was created. `functions`: ids by name. `calls`: the paths of invocations' pages after
-    #/, by what each shows.
+    """What was created. `functions`: ids by name. `calls`: the part after #/ of the address
+    of an invocation's page, by a label such as "timeout".
     """
 
     functions: Mapping[str, str]

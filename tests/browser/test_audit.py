@@ -115,7 +115,7 @@ def test_an_entry_has_a_link_of_its_own(open_as: OpenAs, keyed: Keyed) -> None:
     page.keyboard.press("Escape")
     expect(entry).to_have_count(0)
     expect(page).not_to_have_url(re.compile("entry="))
-    # If it is not among the shown entries, it is fetched.
+    # An entry that the list does not show is fetched.
     page.goto(link.replace("#/audit?", "#/audit?action=key&"))
     expect(entry).to_contain_text("403 FORBIDDEN")
     entry.get_by_role("link", name="All that was done to it").click()

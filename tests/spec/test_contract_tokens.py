@@ -143,7 +143,7 @@ BAD: dict[str, Callable[[Signer], str]] = {
     "claims that nest deep": lambda s: forged(
         {"alg": "HS256"}, b'{"sub":' * 1400, s.secret.encode()
     ),
-    # No search in a header would find these.
+    # These do not begin as the server expects when it searches a header for tokens.
     "header that begins with a space": lambda s: forged(
         b' {"alg":"HS256"}', s.claims(), s.secret.encode()
     ),

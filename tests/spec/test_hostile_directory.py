@@ -29,8 +29,8 @@ DESCRIPTORS = 1024
 TRIES = 1100
 
 # Links of the image, which must be refused as working directories; "HOST" stands for the canary's
-# directory. Each takes a sandbox: descriptors as far as the OCI runtime has any, or all
-# (`scripts/soak hostile`).
+# directory. Each takes a sandbox. So only as many descriptors are tried as the OCI runtime
+# can have open; with `scripts/soak hostile`, all.
 LINKED = DESCRIPTORS if IN_FULL else 64
 LEAD_OUT = {f"fd{number}": f"/proc/self/fd/{number}" for number in range(LINKED)}
 LEAD_OUT |= {
@@ -173,14 +173,14 @@ def test_no_descriptor_is_a_directory_to_work_in(open_server: Server, anybody: A
 
 
 def make(server: Server, path: str, canary: Canary) -> Function:
-    """A function that works there and looks for the canary; not deployed yet."""
+    """A function that looks for the canary from the working directory `path`; not deployed yet."""
     environment = {"CANARY": str(canary.path)}
     return server.create(PROBE, working_directory=path, environment=environment)
 
 
 @promise("F13")
 def test_a_link_of_the_image_leads_nowhere(open_server: Server, canary: Canary) -> None:
-    """The API cannot know of it: the guest enters the directory and checks where it is."""
+    """The API does not see such links, so the guest enters the directory and checks where it is."""
 
     def attempt(path: str) -> tuple[str, str, int, str]:
         function = make(open_server, path, canary)
@@ -197,7 +197,8 @@ def test_a_link_of_the_image_leads_nowhere(open_server: Server, canary: Canary) 
              if end != ("error", path, 409, "FUNCTION_NOT_ACTIVE")}  # fmt: skip
     assert not wrong
     print(f"{len(ends)} deploys ended in error")
-    until(lambda: len(zombies(open_server.launcher)) <= 2)  # those of the last ones, until the next
+    # The processes of the last sandboxes stay zombies until the next sandbox is created.
+    until(lambda: len(zombies(open_server.launcher)) <= 2)
 
 
 def zombies(parent: int) -> list[int]:
@@ -228,8 +229,9 @@ def guests(server: Server) -> list[int]:
 
 # Negative controls -----------------------------------------------------------------------------
 
-# A sandbox of a careless runtime: the image is the root, and 7 is open outside. It has a /proc of
-# its own processes, since the host's first process would lead root to the host.
+# A sandbox of a careless runtime: the image is its root, but descriptor 7 can be an open directory
+# outside of it. It has a /proc of its own processes, since in the host's /proc, the first process
+# would lead root to the host.
 CARELESS = """
 mount -t tmpfs none "$1"; cd "$1"; mkdir usr proc dev
 touch dev/null; mount --bind /dev/null dev/null
@@ -240,7 +242,9 @@ exec chroot . /bin/sh -c "$2"
 
 
 def careless(canary: Canary, enter: str, leak: str | None) -> str:
-    """The probe's output there if it begins with `enter` and `leak` stayed open as 7."""
+    """The output of the probe in such a sandbox, after the command `enter`. `leak`: the directory
+    that stayed open as descriptor 7.
+    """
     probe = f"export CANARY={shlex.quote(str(canary.path))}; {enter}{PROBE}"
     redirect = f"exec 7<{leak}; " if leak else ""
     apart = "unshare --mount --pid --fork --propagation private"

@@ -22,7 +22,7 @@ from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
 Request = actions.RequestMemory | actions.RequestQuota | actions.RequestPlaces
-Idle = tuple[Pool, int]  # the memory of an idle instance
+Idle = tuple[Pool, int]  # an idle instance: its pool and its number
 
 
 class WarmStock:
@@ -54,7 +54,7 @@ class WarmStock:
 
 class Member(PoolSimulation):
     """The simulated pool of one version on the node; also a `pool.arbitration.Member`. `versions`:
-    the members of the same function; the first is the function's own.
+    the members of the same function; the first has the function's own pool.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Member(PoolSimulation):
     ) -> None:
         self.machine, self.limit_mib, self.versions = machine, limit_mib, versions
         self.is_beside = bool(versions)
-        # By instance that is being started: the memory that it counts.
+        # The memory that is counted for each instance that is being started, by its number.
         self.begun: dict[int, float] = {}
         self.uses: dict[int, float] = {}
-        # By ending instance: the memory that it counts until it is gone.
+        # The memory that is counted for each ending instance until it is gone, by its number.
         self.frozen: dict[int, float] = {}
         places = versions[0].pool.places if versions else machine.places()
         versions.append(self)
@@ -127,7 +127,7 @@ class Member(PoolSimulation):
         """
         for version in [*self.versions[1:], self.versions[0]]:
             version.set_scaling(min_instances=0 if version.is_beside else least, max_instances=most)
-        self.machine.note_used()  # until now, they may start instances by the previous maximum
+        self.machine.note_used()  # instances started under the previous maximum may stay
 
     def acquire(self) -> int:
         """Like `LocalPools.lease`: opens the pool of another version if the function's own pool is
@@ -157,7 +157,7 @@ class Member(PoolSimulation):
         return Footprint(limit_mib=self.limit_mib, idle_mib=IDLE_MIB, parks=parks)
 
     def charge(self, number: int, sandbox: SimulatedSandbox) -> float:
-        """The memory that an instance counts in its present state."""
+        """The memory that must be counted for an instance in its present state."""
         if number in self.frozen:
             return self.frozen[number]
         if sandbox.pending:
@@ -338,7 +338,7 @@ class NodeSimulation:
         return check
 
     def _check_looks(self, member: Member | None = None) -> Callable[[list[Idle]], None]:
-        """Check the tenants for which the arbiter looks for idle instances between events."""
+        """Check how often the arbiter seeks idle instances of a tenant, and how many it evicts."""
         short = {quota: -quota.leaving for quota in self.quotas.values()}
         for other in self.members:
             if other is member or other.pool in other.pool.quota.waiting:
@@ -403,8 +403,8 @@ class NodeSimulation:
             member.check_nobody_waits_in_vain()
 
     def _check_turn(self) -> None:
-        """Check that the invocation that has waited longest lacks memory, for each of the idle
-        instances that it could get.
+        """Check that the invocation that has waited longest lacks memory: for a new instance
+        or, if its pool has idle ones, for the growth of the smallest of them to the limit.
         """
         short = self.memory.waiting
         first = min(self.members, key=lambda each: short.get(each.pool, float("inf")))

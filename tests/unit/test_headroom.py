@@ -22,7 +22,7 @@ pytestmark = promise("W12")
 
 
 def so_many_are_served(sim: PoolSimulation, pass_time: Callable[[float], object]) -> None:
-    """Without the end of a running call: only what is being started or cleaned is needed."""
+    """Check that as many calls as there is headroom for are served before a running call ends."""
     headroom = sim.pool.headroom().total
     waited = len(sim.waiting)
     callers = [sim.acquire() for _ in range(min(headroom, QUEUE_MAX - waited))]
@@ -67,7 +67,7 @@ MORE_THAN_MAY_BE = [
 def test_and_so_where_pools_share_the_memory(story: list[tuple[str, int, int]], which: int) -> None:
     class Node(NodeSimulation):
         def drain(self) -> None:
-            """Replaces the end of the story."""
+            """Do nothing: each story ends with `so_many_are_served` instead."""
 
     node = Node(list(SIZES))
     live_through_several(story, node)

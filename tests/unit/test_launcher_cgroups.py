@@ -108,8 +108,8 @@ APART = line("/sys/fs/cgroup/cpuacct", "cgroup", "rw,cpuacct")
     ],
 )
 def test_what_a_sandbox_is_shown_of_its_groups(mounts, table: str, view: list[str]) -> None:
-    """The kernel takes all controllers of a hierarchy or none; names of mount options are not
-    controllers.
+    """Controllers of the same hierarchy are shown together; other mount options of a hierarchy are
+    not controllers.
     """
     mounts(table)
     assert sorted(cgroups.detect().view().split(":")) == view
@@ -160,7 +160,7 @@ def test_in_a_service_that_delegates_v2_groups_stay_below_it(
 
 @pytest.fixture
 def unified(mounts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A v2 tree of ordinary directories, as a shell sees it. The group of server `s` exists."""
+    """A v2 tree of ordinary directories. The group of server `s` exists."""
     mounts(V2_ONLY)
     top = tmp_path / "tree"
     (top / "quiltfn" / "s").mkdir(parents=True)
@@ -242,7 +242,7 @@ def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tops: dict[s
 
 def test_v1_has_the_server_in_the_freezer_alone(tmp_path: Path, tops: dict[str, Path]) -> None:
     groups = V1(tops, hybrid=True)
-    with pytest.raises(FileNotFoundError):  # the kernel creates this file; here the test does
+    with pytest.raises(FileNotFoundError):  # only the kernel would create cgroup.procs
         groups.enter_alone("s")
     group = tops["freezer"] / "quiltfn" / "s" / "server-process"
     group.rmdir()
@@ -306,7 +306,7 @@ def test_v1_changes_sandbox_limits(tops: dict[str, Path], v1: dict[str, Path], s
     for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"):
         (v1["cpu"] / name).write_text("")
     limits = Limits(memory_mib=512, cpu_percent=50)
-    with pytest.raises(FileNotFoundError, match=sockets):  # it does not do without this limit
+    with pytest.raises(FileNotFoundError, match=sockets):  # this limit must be set
         V1(tops, hybrid=True).limit("s", "one", limits)
     (v1["memory"] / sockets).write_text("")
     V1(tops, hybrid=True).limit("s", "one", limits)

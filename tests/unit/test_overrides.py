@@ -1,4 +1,6 @@
-"""Variables that a call may set below scope `write`: declared ones that cannot run code."""
+"""The variables that a key below scope `write` may set: those that the function declares as empty,
+except those that make programs run code.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reads a state machine as a table, with every pair of state and event."""
+"""Checks every pair of state and event of a state machine against a drawing."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -25,8 +25,8 @@ def read(drawn: str) -> dict[tuple[str, str], str]:
 def check_table(
     table: Mapping[Any, Any], states: type[StrEnum], events: type[StrEnum], drawn: str
 ) -> None:
-    """Check that transitions in the table happen, and that all others raise an error with the last
-    events.
+    """Check that the transitions in `drawn` happen, and that all others raise an error, which names
+    the last events.
     """
     arrows = read(drawn)
     assert set(table) == set(states), "a state without a row"
