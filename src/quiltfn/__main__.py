@@ -105,8 +105,8 @@ def run(word: str) -> int:
         from quiltfn.operator import service  # noqa: PLC0415
 
         return service.main(sys.argv[2:])
-    # Meanwhile, Ctrl-C ends the process at once: an exception during the import of a C module may
-    # get lost, or cause another failure.
+    # During the import below, Ctrl-C ends the process at once: an exception while a C module is
+    # imported may get lost, or cause another failure.
     is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_usual:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
@@ -122,7 +122,7 @@ def run(word: str) -> int:
 
 def parser_of(word: str) -> "argparse.ArgumentParser | None":
     """The argument parser of a command for this machine; None: only the client is installed."""
-    import importlib  # noqa: PLC0415 — for completion alone
+    import importlib  # noqa: PLC0415 — only completion needs it
 
     module, _, name = PARSERS[word].rpartition(".")
     try:

@@ -46,7 +46,7 @@ export function withKey(more: Record<string, string> = {}): Record<string, strin
 export type Query = Record<string, string | number | boolean | null | undefined>;
 
 export interface Options {
-  /** Sent as JSON, or unchanged if `type` is its content type. */
+  /** Sent as JSON or, if `type` gives its content type, unchanged. */
   body?: unknown;
   type?: string;
   query?: Query;

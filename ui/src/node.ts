@@ -57,7 +57,7 @@ const GROUPS: Record<string, string> = {
 /** The control group versions of the machine. */
 export const groupsOf = (mode: string): string => GROUPS[mode] ?? mode;
 
-/** The reason of a health check, with sizes and control groups in readable form. */
+/** The explanation of a health check's result, with readable sizes and control groups. */
 export function readable(said: string): string {
   return said.replace(/\b(\d{4,}) MiB\b/g, (_, n) => bytes(Number(n) * MIB))
     .replace(/\bcgroup (v1|v2|hybrid)\b/g, (_, mode) => `control groups ${groupsOf(mode)}`);

@@ -3,8 +3,9 @@
 Packages have a key, which identifies their list and the Python that they were installed for. If a
 runtime on the server has packages with the same key, they are neither installed nor uploaded again.
 So after an edit only the code is uploaded, and runtimes that need the same packages share them.
-Whoever adds a runtime chooses its key. So a runtime for all tenants reuses packages only from other
-runtimes for all tenants, which only operators add, and its key also identifies the content.
+Whoever adds a runtime chooses its key, so a tenant could give bad packages the key of good ones.
+Therefore, a runtime for all tenants reuses packages only from other runtimes for all tenants, which
+only operators add, and its key also identifies the content of the packages.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ WITH_PYTHON, WITH_NODE = (Kind.PYTHON, Kind.SERVER), (Kind.NODE, Kind.SERVER)
 # Change this value if the same lists result in different files, such as after a change of
 # compilation.
 LAYOUT = "1"
-# A key has at most 128 characters.
+# The number of digits of the packages' digest in a key, which has at most 128 characters.
 BOUND_DIGITS = 32
 # Overhead of each member of an archive: its header, and the padding of its last block.
 HEADER_BYTES = 1024
@@ -76,8 +77,8 @@ def upload(
     at: Session, source: Source, python: Callable[[], Target | None] | None = None
 ) -> Uploaded:
     """Build and upload the images that the server lacks. `python`: returns the Python that runs the
-    handlers, by default that of the server's machine; None if unknown. Raises `BadParameter`, and
-    as the client does.
+    handlers, or None if it is unknown; without this function, it is the Python of the server's
+    machine. Raises `BadParameter` and the client's errors.
     """
     done = Uploaded()
     if source.directory is None and source.requirements is None:
@@ -139,7 +140,7 @@ def _add_packages(
 
 
 def _install_node(directory: Path, place: Path) -> None:
-    """Install only the node_modules of the directory at `place`."""
+    """Install the Node.js packages of `directory`, and move only its node_modules to `place`."""
     manifest.check(directory)  # errors for the copy would name a path that the user doesn't know
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         copy = Path(made) / "tree"
@@ -195,7 +196,7 @@ def _found(at: Session, key: str | None, *, shared: bool) -> str | None:
 
 def _stored(key: str, packages: str, shared: bool) -> str:
     """The key as stored in a runtime. For a runtime of all tenants, the key includes the packages'
-    digest: an earlier release could reuse a tenant's packages, under keys without the digest.
+    digest. Keys without it are not used: an earlier release could give one to a tenant's packages.
     """
     return f"{key}@{packages[:BOUND_DIGITS]}" if shared else key
 

@@ -23,7 +23,7 @@
 #endif
 
 // Limits on the bytes of standard output, standard error and result that are sent; the guest only
-// counts further bytes. Without a limit for results, these count as standard output.
+// counts further bytes. Without a limit of their own, results have that of standard output.
 static uint32_t stdout_max = 6 * 1024 * 1024, stderr_max = 1024 * 1024, result_max;
 bool result_has_limit;
 
@@ -44,7 +44,7 @@ size_t room_of(const struct stream *stream)
     return stream->sent < most ? (size_t)(most - stream->sent) : 0;
 }
 
-// Creates a file that is not executable, if the kernel supports this flag (6.3 and newer).
+// Creates a file in memory: one that can't be made executable, if the kernel is 6.3 or newer.
 int payload_file(void)
 {
     int fd = memfd_create("payload", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -55,8 +55,8 @@ int payload_file(void)
 
 // Everything is new for each invocation, even /dev/null: otherwise an invocation could pass data to
 // the next one in the flags and owners of an open file. Only the guest's ends of the pipes are
-// non-blocking, since a handler expects ordinary ones. Creates them with the handler's effective
-// ids, so that they belong to the handler.
+// non-blocking, since a handler expects ordinary ones. Call this with the handler's effective ids,
+// so that the streams belong to the handler.
 bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
 {
     int pair[2];
@@ -115,8 +115,8 @@ bool pump(struct stream *stream, uint64_t nonce)
     bool keep = left > 0, opened = false;
     if (keep) {
         // Keeps room for at least a page: a read from a pipe in packet mode discards bytes that do
-        // not fit. A runner's result may have filled the buffer beyond FULL, so do not use a
-        // subtraction.
+        // not fit. The condition adds instead of subtracting from FULL, since a runner's result may
+        // have filled the buffer beyond FULL.
         if (out.used + HEADER + NONCE + PAGE > FULL)
             out_send();
         if (out.used == 0)
@@ -172,8 +172,9 @@ void pump_held(struct stream *stream, uint64_t nonce)
     }
 }
 
-// Reads the rest of the data in the pipes. They may still be open (in a socket that the kernel has
-// not collected yet, or in threads of a runner that keeps its state), but reads do not block.
+// Reads the rest of the data in the pipes. Something may still hold their other ends open (a socket
+// that the kernel has not collected yet, or threads of a runner that keeps its state), but reads do
+// not block.
 void empty(struct stream streams[2], uint64_t nonce)
 {
     for (int i = 0; i < 2; i++)

@@ -62,7 +62,7 @@ TEXT, JSON, OCTETS = "text/plain; charset=utf-8", "application/json", "applicati
 
 
 class BadAnswer(Exception):
-    """The handler's response is not valid HTTP (a sentence)."""
+    """The handler's response is not valid HTTP. The message is a sentence that says why."""
 
 
 class Head(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ COMMAND_LINE = Path("/proc/cmdline")
 
 
 class PreflightFailed(Exception):
-    """This machine cannot protect a sandbox as required (a sentence for the operator)."""
+    """This machine cannot protect a sandbox as required. The message is for the operator."""
 
 
 class Seen(NamedTuple):
@@ -59,7 +59,8 @@ def check_gvisor(
     turn: Callable[[], None],
 ) -> str:
     """Like `check`, with gVisor: examines its sentry, the process in which a handler's code runs.
-    Repeats a probe that was only delayed, since there is no other test until the next start.
+    Repeats a probe that failed only because it took too long, since there is no other test until
+    the next start.
 
     Returns the observation, or "refused: " and the reason why gVisor is unusable.
     """
@@ -105,7 +106,7 @@ def _probe(
 
 
 def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -> str:
-    """Opens a network like that of a sandbox with egress, and tests that it refuses `TRIED`.
+    """Opens a network like that of a sandbox with egress, and tests that it refuses `egress.TRIED`.
 
     Returns the observation, or "refused: " and why this machine has no egress.
     """

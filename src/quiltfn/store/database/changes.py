@@ -65,8 +65,8 @@ def newest(connection: Connection) -> int:
 
 
 def behind(connection: Connection, number: int, limit: int) -> ChangePage | None:
-    """The changes after that number, oldest first, with one statement. None: `since` must find out
-    whether some are missing.
+    """The changes after that number, oldest first, with one statement. Returns None if this
+    statement doesn't show whether some are missing; then `since` must be called.
     """
     return _certain(_from(connection, number, limit), number, limit)
 

@@ -56,12 +56,12 @@ class SqlIdempotencyStore:
         self._interrupted: bytes | None = None
 
     async def start(self, interrupted: bytes) -> None:
-        """Stores the error body `interrupted` for each unfinished request of this server's last
-        start.
+        """Stores the error body `interrupted` for each request that earlier starts of this server
+        left unfinished.
 
         The request may have been executed, so a repetition must not execute it again. On a full
         disk `reserve` already returns the body, which is stored when there is space. Raises
-        `StoreBroken` for a tool beside a server.
+        `StoreBroken` if a tool beside a server calls it.
         """
         boot, self._interrupted = self._database.boot, interrupted
 
@@ -81,8 +81,8 @@ class SqlIdempotencyStore:
 
     def _is_running(self, request: IdempotentRequest) -> ColumnElement[bool]:
         """Whether this start of the server made the row for this request, and has not stored a
-        response in it. A release of the key may have succeeded without this server's knowledge, and
-        another server may then have reserved it.
+        response in it. The row can also be another server's: if a release of the key succeeded
+        without this server's knowledge, and another server then reserved the key.
         """
         return and_(self._is_own(), answer.c.body_digest == request.body_digest)
 

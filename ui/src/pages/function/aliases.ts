@@ -36,7 +36,7 @@ interface Changing {
 const pathOf = (fn: Function, name: string): string =>
   `api/functions/${fn.id}/aliases/${encodeURIComponent(name)}`;
 
-/** Sets an alias; null: removes it. `before`: its previous state, for undo. */
+/** Sets an alias, or removes it if `body` is null. `before`: its previous state, for undo. */
 async function set(
   { fn, again }: Changing,
   name: string,
@@ -158,7 +158,7 @@ function Fields({ draft, isNew, versions }: {
     "0": "no other version",
     ...Object.fromEntries(numbers.map((number) => [number, `v${number}`])),
   };
-  // until the description is loaded, the field is disabled
+  // The focus is set again once descriptions are loaded: the fields are disabled until then.
   const isKnown = described.value !== null;
   const fields = useRef<HTMLDivElement>(null);
   useEffect(() => fields.current?.querySelector<HTMLElement>("input, select")?.focus(), [isKnown]);

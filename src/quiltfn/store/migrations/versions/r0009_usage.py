@@ -1,4 +1,4 @@
-"""Adds the bytes of each tenant's rows, counted here once and then by triggers.
+"""Creates the table of the bytes in each tenant's rows: counted here once, and then by triggers.
 
 Existing records count as if they had no output, since finding its size would require reading it.
 """
