@@ -1,5 +1,5 @@
-"""Makes of Sphinx's pages what a server may send: every file but pages has a digest in its name,
-nothing is written into a page that the policy of the site refuses, and every link leads somewhere.
+"""Turns Sphinx's pages into a site that a server may send: the name of every file but the pages has
+a digest, no page contains anything that the site's policy refuses, and every link leads somewhere.
 """
 
 import base64
@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 REFERENCE = re.compile(r'(?<= )(src|href)="([^"#]*)"')
-# The policy allows no script and no style in a page, and nothing that makes HTML of text.
+# The policy allows no inline script or style in a page, and no code that parses text as HTML.
 IN_PAGES = [
     (
         re.compile(
@@ -25,7 +25,7 @@ IN_PAGES = [
     ),
     (re.compile(r' style="display: none;"'), ' class="is-hidden"'),
     (re.compile(r' style="opacity: 50%"'), ' opacity="0.5"'),
-    # What scrolls can be scrolled by keys, and a heading has its level.
+    # These make elements with scroll bars scrollable by keys, and give each heading a level.
     (re.compile("<pre>"), '<pre tabindex="0">'),
     (re.compile('<div class="table-wrapper'), '<div tabindex="0" class="table-wrapper'),
     (re.compile('class="caption" role="heading"'), 'class="caption" role="heading" aria-level="2"'),
@@ -45,7 +45,7 @@ IN_SEARCH = [
         "htmlString;",
     ),
 ]
-# It adds a link that runs a script, to what a key does as well.
+# This code adds a link that runs a script to hide the highlights; a key does the same.
 IN_HIGHLIGHTS = re.compile(r"\n    const searchBox = .*?\n    \);\n", re.DOTALL)
 SINKS = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|DOMParser|document\.write"
@@ -67,7 +67,7 @@ class Page(HTMLParser):
         super().__init__()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Takes down one element."""
+        """Records one element."""
         found = dict(attrs)
         if "id" in found:
             self.ids.add(found["id"] or "")
@@ -118,8 +118,8 @@ def clean(text: str, name: str) -> str:
 
 
 def patch_search(static: Path) -> None:
-    """Sphinx's search without its uses of HTML as text. What is not found any more is told by the
-    search for such uses.
+    """Replaces the code in Sphinx's search that parses text as HTML. If another version of Sphinx
+    has different code, so that nothing is replaced, `finish` reports a fault.
     """
     search, highlight = static / "searchtools.js", static / "sphinx_highlight.js"
     text = search.read_text()
@@ -130,7 +130,9 @@ def patch_search(static: Path) -> None:
 
 
 def with_hashed(text: str, page: str, html: Path, names: dict[str, str]) -> str:
-    """The text of a page with the hashed name of each file that it loads; they go into `names`."""
+    """The text of a page, with the hashed names of the files that it loads. Adds new hashed names
+    to `names`.
+    """
 
     def reference(found: re.Match[str]) -> str:
         attribute, target = found.groups()
@@ -148,7 +150,7 @@ def with_hashed(text: str, page: str, html: Path, names: dict[str, str]) -> str:
 
 
 def hashed(name: str, content: bytes) -> str:
-    """The name with a digest of the content, as the server knows such names."""
+    """The name with a digest of the content, in the form that the server recognizes."""
     first, dot, suffix = name.rpartition(".")
     digest = base64.b32encode(hashlib.sha256(content).digest()).decode()[:8]
     return f"{first}-{digest}{dot}{suffix}"
@@ -178,7 +180,7 @@ def faults_of(pages: dict[str, str], files: set[str]) -> list[str]:
 
 
 def licenses() -> str:
-    """Of what is in the site and not ours."""
+    """The licences of the software by others that the site contains."""
     parts = ["Software in the documentation of quiltfn, with its licences.\n"]
     for name in PACKAGES:
         found = distribution(name)

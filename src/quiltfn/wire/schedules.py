@@ -108,7 +108,8 @@ EnvironmentOfSchedule = Annotated[
 OverlapOfSchedule = Annotated[
     str,
     about(
-        "if the previous run is still running: allow another one, skip it, or queue it until then",
+        "if the previous run is still running: allow another one, skip it, or queue it until the "
+        "previous run ends",
         "skip",
         OneOf(OVERLAPS),
     ),

@@ -114,7 +114,7 @@ UrlStream = Annotated[
 AllowOrigins = Annotated[
     list[str],
     about(
-        "origins whose pages may send requests, as browsers send them; * for any",
+        "origins whose pages may send requests, written as browsers send them; * for any",
         ["https://app.example.com"],
         Rule(_wrong_origins, ORIGINS),
     ),
