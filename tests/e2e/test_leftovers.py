@@ -1,4 +1,4 @@
-"""Controls of `leftovers.py`: planted leftovers of each kind are found."""
+"""Controls of `e2e/leftovers.py`: planted leftovers of each kind are found."""
 
 import itertools
 import subprocess
