@@ -9,8 +9,8 @@ LONG = 400
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names long files. A file should follow one idea, in as many lines as that takes. More than
-    400 lines are a reason to check whether it has two ideas, but no reason to split it.
+    """Name long files. A file should follow one idea, in as many lines as that takes. More than 400
+    lines are a reason to check whether the file has two ideas, but no reason to split it.
     """
     long = {
         str(path.relative_to(PACKAGE)): count

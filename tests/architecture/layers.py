@@ -1,6 +1,6 @@
 """The packages of `quiltfn` that each package may import, and the resulting layers.
 
-Late imports and those for type checking count, too. A row names exactly what the package imports,
+Late imports and imports for type checking count, too. A row names exactly what the package imports,
 and a new package needs a row. scripts/generate.py writes the table to docs/architecture.md.
 """
 
@@ -41,8 +41,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "__init__": {"sdk"},
 }
 
-# The same table for the packages below `quiltfn.store`. `migrations` is a part of `database`, which
-# Alembic runs.
+# The same table for the packages below `quiltfn.store`. `migrations` counts as a part of
+# `database`, which has Alembic run it.
 STORE_MAY_KNOW: dict[str, set[str]] = {
     "database": set(),
     "functions": {"database"},

@@ -28,14 +28,14 @@ MODULES = sorted(
     if one.suffix == ".py"
 )
 ROOMS = {room(place) for place in PLACES if place.suffix != ".typed"}
-# Packages of which the client has some files, which import nothing else of quiltfn.
+# Packages of which the client has only some files; these import nothing else of quiltfn.
 PARTLY = {"base"}
-# httpx needs it, so it is always installed.
+# Packages that httpx needs, so they are always installed.
 OF_HTTPX = {"certifi"}
 MODULE_OF = {"pyyaml": "yaml"}
-# Modules that other systems lack. The libraries and Python itself check before they import these.
+# Modules that only Linux has. The libraries and Python itself check before they import these.
 LINUX_ALONE = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
-# Imports every module; prints what was loaded, with the name of the importer.
+# Imports every module, and prints what was loaded, each with the name of the importer.
 IMPORT_ALL = f"""
 import builtins, importlib, sys
 usual = builtins.__import__
@@ -68,8 +68,8 @@ def name_of(path: Path) -> str:
 
 
 def test_it_is_made_of_the_rooms_that_know_no_others() -> None:
-    """MAY_KNOW limits what a package imports; the entry point looks for the operator's commands,
-    and reports it if they are missing.
+    """MAY_KNOW limits what a package of the client imports. Only the entry point also looks for the
+    operator's commands, and reports an error if they are missing.
     """
     assert {"cli", "sdk", "wire"} < ROOMS
     for name in ROOMS - PARTLY:
@@ -107,13 +107,15 @@ def test_every_module_is_imported_without_the_server_and_without_what_linux_alon
 
 
 def test_constants_that_the_model_repeats_are_equal() -> None:
-    """`model` and `wire` do not import each other, and clients have only `wire`."""
+    """`model` and `wire` do not import each other, and clients have only `wire`, so both have these
+    constants.
+    """
     assert wire_invocations.HTTP_ERRORS == invocation.HTTP_ERRORS
     assert masking.MASK == version.MASK
 
 
 def test_an_import_of_what_linux_alone_has_is_found_out(tmp_path: Path) -> None:
-    """Negative control."""
+    """Negative control: a module that only Linux has must be found."""
     (tmp_path / "quiltfn_bad.py").write_text("import termios\n")
     at = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
     done = imported("quiltfn_bad", code=at + IMPORT_ALL)

@@ -38,8 +38,8 @@ DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 
 @functools.cache
 def known_commands() -> dict[str, set[str]]:
-    """Every command with its options, from the page that is generated from their signatures; for
-    commands of the server's machine, which have their own parsers, the empty set.
+    """Every command with its options, from the page that is generated from their signatures.
+    Commands of the server's machine have their own parsers, and the empty set here.
     """
     page = (ROOT / "docs/reference/cli.md").read_text()
     _, _, rest = page.partition("## Options of every command that asks a server")
@@ -71,8 +71,8 @@ def wrong_commands(text: str, known: dict[str, set[str]]) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_names_exists_and_its_blocks_can_be_read(path: Path) -> None:
-    """Relative links, files, commands with their options, also of blocks that are not run, and
-    blocks of data and of programs.
+    """Checks relative links, files, commands with their options (also in blocks that are not run),
+    and blocks of data and of programs.
     """
     text = path.read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
@@ -86,7 +86,7 @@ def test_what_a_document_names_exists_and_its_blocks_can_be_read(path: Path) -> 
 
 
 def test_a_command_and_an_option_that_do_not_exist_are_noticed() -> None:
-    """Negative control."""
+    """Negative control: wrong commands and options must be found."""
     text = "```sh\nquiltfn invoke a --payload b --colour red\nx | quiltfn paint it\n```\n"
     assert wrong_commands(text, known_commands()) == ["--colour", "quiltfn paint it"]
 
@@ -105,7 +105,7 @@ def test_pictures_are_few_small_shown_and_can_be_taken_again() -> None:
 
 
 def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
-    # Split, so that this file itself passes.
+    # These patterns are split, so that this file itself passes.
     hosts = ["pypi" + "\\.org", "python" + "hosted"]
     banned = re.compile("|".join([*hosts, "/wo" + "rk/", "/ho" + "me/[a-z]"]))
     for name in TRACKED:
@@ -180,7 +180,7 @@ def test_the_changelog_has_its_form() -> None:
 
 
 def test_a_line_without_a_section_is_noticed() -> None:
-    """Negative control."""
+    """Negative control: faults in a changelog must be found."""
     good = "# Changelog\n## [Unreleased]\n### Added\n- One.\n"
     good += "## [0.1.0] - 2026-11-26\n### Fixed\n- Two.\n"
     assert changelog_faults(good) == []
@@ -189,7 +189,7 @@ def test_a_line_without_a_section_is_noticed() -> None:
 
 
 def unsourced(text: str) -> list[str]:
-    """Cells of the comparison with other platforms that have no source."""
+    """The cells of the comparison with other platforms that have no source."""
     _, _, rest = text.partition("\n## Comparison\n")
     rows = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
     cells = [cell.strip() for row in rows[2:] for cell in row.strip("|").split("|")[1:]]

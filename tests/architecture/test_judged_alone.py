@@ -1,5 +1,5 @@
-"""A test that fails while others run in parallel is repeated alone: scripts/test in a small
-project.
+"""A test that fails while others run in parallel is repeated alone. These tests run scripts/test in
+a small project.
 """
 
 import shutil
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-# Fails while others run in parallel, which scripts/test signals by the variable.
+# A test that fails while others run in parallel, which scripts/test signals by this variable.
 BESIDE = "import os\ndef test_{n}(): assert 'QUILTFN_TEST_BUSY_FACTOR' not in os.environ\n"
-# A fixture that fails in parallel, and with it five tests.
+# A fixture that fails in parallel, so that five tests fail with it.
 FIXTURE = """
 import os, pytest
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def server(): assert "QUILTFN_TEST_BUSY_FACTOR" not in os.environ
 def test_with(server, n): pass
 """
 FINE = "def test_fine(): pass\n"
-# Fails in parallel, then passes twice, then fails.
+# A test that fails in parallel, then passes twice, then fails.
 SELDOM = """
 from pathlib import Path
 def test_seldom():
@@ -33,7 +33,9 @@ def test_seldom():
 
 
 def run(tmp_path: Path, test: str) -> subprocess.CompletedProcess[str]:
-    """Runs `scripts/test sandboxes` with `test` as tests/contract and a passing tests/sandbox."""
+    """Run `scripts/test sandboxes` with `test` as tests/contract, and with a tests/sandbox that
+    passes.
+    """
     for folder in ("scripts", ".venv/bin", "tests/contract", "tests/sandbox"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(REPO / "scripts/test", tmp_path / "scripts/test")
@@ -57,12 +59,12 @@ def test_a_test_that_fails_only_beside_others_is_named_and_passes(tmp_path: Path
     assert ran.returncode == 0, ran.stdout + ran.stderr
     named = "were run three times by themselves:\n  tests/contract/test_one.py::test_1\n"
     assert named in ran.stdout
-    # In the output of the parallel run, and three times alone.
+    # `test_fine` passes in the parallel run, and the other test three times alone.
     assert ran.stdout.count("1 passed") == 4
 
 
 def test_tests_whose_fixture_failed_count_as_one(tmp_path: Path) -> None:
-    """One server that could not start must not repeat the run for every test of its file."""
+    """One server that could not start must not cause a repetition for every test of its file."""
     ran = run(tmp_path, FIXTURE)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("5 passed") == 3

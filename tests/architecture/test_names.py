@@ -9,7 +9,7 @@ import pytest
 
 from architecture.test_documents import DOCUMENTS, ROOT
 
-# A former term, in any case → the one that took its place.
+# By a pattern for a former term, in any case: the term that replaces it.
 TERMS = {
     r"\baccepted work\b": "asynchronous invocations",
     r"\bends of calls\b": "outcomes of invocations",
@@ -20,14 +20,15 @@ TERMS = {
     r"\bmoulds?\b": "sandbox template",
     r"\buplinks?\b|\b(its|the) way out\b": "egress proxy",
 }
-# The glossary says where words came from; the other pages are made from code, or lists.
+# The glossary explains where words came from, so it may have former terms. Other pages are lists,
+# or generated from code.
 PAGES = re.compile(
     r"docs/(architecture|how-to/.*|decisions/.*)\.md|(README|SECURITY|PRINCIPLES|CONTRIBUTING)\.md"
 )
 
 
 def former(text: str) -> Iterator[str]:
-    """Each former term in a text, as a sentence."""
+    """A sentence for each former term in a text."""
     for pattern, new in TERMS.items():
         for match in re.finditer(pattern, text, re.IGNORECASE):
             yield f"“{match[0]}” is {new}"
@@ -43,5 +44,5 @@ def test_pages_use_the_terms_of_the_glossary() -> None:
 
 @pytest.mark.parametrize("text", ["Accepted work is lost", "no beat", "the way out", "Stem-cells"])
 def test_a_former_term_is_found(text: str) -> None:
-    """Negative control."""
+    """Negative control: former terms must be found."""
     assert len(list(former(text))) == 1

@@ -28,12 +28,12 @@ def test_the_documents_are_current() -> None:
     ],
 )
 def test_a_fault_is_noticed(text: str, marked: list[str], fault: str) -> None:
-    """Negative controls."""
+    """Negative control: each fault must be found."""
     assert pages.faults(text, marked, ["C1"]) == [fault]
 
 
 def test_a_document_that_lacks_a_test_is_noticed() -> None:
-    """Negative control: an additional test of a promise of each document."""
+    """Negative control: if a promise has one more test, each document must be found outdated."""
     more = {
         one: [*found, pages.Proof("tests/test_new.py")] for one, found in pages.proofs().items()
     }
@@ -58,7 +58,7 @@ def test_markers_are_read_from_tests_modules_and_comments() -> None:
 
 
 def test_a_marker_that_pytest_would_not_find_is_refused() -> None:
-    """Negative control."""
+    """Negative control: a marker in the wrong place must be found."""
     text = TEST.format(ids='"C1"').replace("test_something", "something")
     with pytest.raises(pages.MisplacedMarker, match=r"test_a\.py"):
         [*pages.markers("test_a.py", text)]

@@ -17,5 +17,7 @@ def packages(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", ["run", "postgresql"])
 def test_what_tests_need_holds_what_servers_need_and_more(name: str) -> None:
-    """So that a script that runs beside the tests need not install anything again."""
+    """Scripts that need a server's packages can then run beside the tests without another
+    installation.
+    """
     assert set[str]() < packages(name) < packages("test")

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "quiltfn"
-# Code that needs no root belongs in the server. Raise this for a protection, not for convenience.
+# The maximum of lines that run as root; code that needs no root belongs in the server. Raise this
+# limit for a protection, not for convenience.
 LINES_MAX = 5_075
-# Reason → the files that need root for it, as listed in docs/reference/root-code.md.
+# By reason: the files that need root for it, as listed in docs/reference/root-code.md.
 REASONS = {
     "mounts, namespaces": ("syscalls", "host_image", "images", "roots", "netns"),
     "control groups": ("cgroups", "cgroup_tree", "global_limit"),
@@ -29,7 +30,7 @@ REASONS = {
     "all of these": ("main", "signals"),
     "nothing; other files import it": ("__init__", "base/immutable"),
 }
-# In a separate process: this one has loaded the server, too.
+# This runs in a separate process, since this one has loaded the server, too.
 LOADED = """
 import sys
 before = set(sys.modules)
@@ -42,8 +43,8 @@ for name in sys.modules.keys() - before:
 
 
 def loaded(also: str = "") -> dict[str, Path]:
-    """What `quiltfn serve` loads beside the standard library, but for packages without code.
-    `also`: a statement more.
+    """The files that `quiltfn serve` loads, without the standard library and packages without code.
+    `also`: one more statement to run.
     """
     command = [sys.executable, "-I", "-c", LOADED.format(also=also)]
     files = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -56,7 +57,7 @@ def loaded(also: str = "") -> dict[str, Path]:
 
 
 def reasons() -> dict[str, str]:
-    """Each file with the reason why it runs as root."""
+    """The reason why each file runs as root."""
     launcher = {path.stem for path in (PACKAGE / "launcher").glob("*.py") if path.stem[0] != "_"}
     return {
         f"launcher/{name}.py" if name in launcher else f"{name}.py": reason
@@ -79,7 +80,7 @@ def test_code_that_runs_as_root_has_a_reason_and_is_bounded() -> None:
 
 
 def test_a_library_that_a_file_of_root_loads_is_found() -> None:
-    """Negative control, over a file that may know it."""
+    """Negative control: a library must be found if a file of quiltfn loads it."""
     strange = loaded("import quiltfn.model.errors").keys() - reasons().keys()
     assert {"model/errors.py"} < strange
     assert any("/msgspec/" in name for name in strange)
@@ -98,7 +99,9 @@ def late_imports(text: str) -> set[str]:
 
 
 def test_root_loads_nothing_more_once_it_runs() -> None:
-    """The settings are imported by a child without root, and the client only by a user."""
+    """Two late imports are allowed: a child without root imports the settings, and only users
+    import the client.
+    """
     late = {name: late_imports(path.read_text()) for name, path in loaded().items()}
     assert {name: modules for name, modules in late.items() if modules} == {
         "__init__.py": {"quiltfn.sdk"},
@@ -107,5 +110,5 @@ def test_root_loads_nothing_more_once_it_runs() -> None:
 
 
 def test_an_import_in_a_function_is_found() -> None:
-    """Negative control."""
+    """Negative control: a late import must be found."""
     assert late_imports("def run():\n    from quiltfn import settings\n") == {"quiltfn.settings"}

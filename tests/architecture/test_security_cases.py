@@ -52,7 +52,7 @@ def test_every_test_of_hostile_handlers_is_named_by_a_row() -> None:
 
 @promise("F12")
 def test_a_row_is_run_on_pure_v2_or_says_what_of_it_is_not() -> None:
-    """As run by `scripts/test-v2` without arguments."""
+    """`scripts/test-v2` without arguments runs these tests."""
     script = (ROOT / "scripts" / "test-v2").read_text()
     (listed,) = re.findall(r"tests=\(\n.*?\n\)\n", script, re.DOTALL)
     said = subprocess.run(
@@ -74,7 +74,7 @@ def test_the_page_says_what_the_rows_say() -> None:
 
 
 def test_a_node_that_is_not_there_is_noticed() -> None:
-    """Negative control."""
+    """Negative control: tests that do not exist must be found."""
     assert not exists("tests/e2e/test_fence.py::test_of_nothing")
     assert not exists("tests/e2e/test_nothing.py::test_identity")
     assert exists("tests/e2e/test_fence.py::test_identity")

@@ -17,7 +17,7 @@ from quiltfn.wire.fields import Field, about, fields_of
 
 pytestmark = promise("A90")
 ROOT = Path(__file__).parents[2]
-# A human-readable sentence, in Python and in TypeScript.
+# A sentence for people, in Python and in TypeScript.
 SENTENCE = (
     r"(?:\b(?:error_message|message|hint|_how_ended|problem|reason|why|meaning|about)\b"
     r"|\bstr\((?!path|program|wheel|epoch)[a-z_]+\)|\(?error \?\? \"\")"
@@ -26,18 +26,18 @@ CUTS = (
     "startswith|startsWith|endswith|endsWith|partition|rpartition|split|find|indexOf|includes|match"
     "|replace"
 )
-# It is compared with a text or a constant, or matched against a pattern.
+# Code that compares a sentence with a text or a constant, or matches it against a pattern.
 PARSES = re.compile(
     rf"""{SENTENCE}[?!]?\??\.(?:{CUTS})\(\s*(?:[rf]?["'`/]|[A-Z][A-Z_]+\b)"""
     rf"""|\bwhy\.(?:{CUTS})\("""
-    # What is put together is not in a list but in its parts: SQL, and what --help prints.
+    # Code that takes other texts apart instead of using their parts: SQL, and what --help prints.
     rf"""|\b(?:statements\(.*\)\[.*\]|statement)\.(?:{CUTS})\(\s*["'][A-Z ]+["']"""
     rf"""|\bmeaning\)+\.(?:{CUTS})\(|["']--help["']\]"""
     rf"""|\b(?:test|exec|match|search|fullmatch|sub|findall|replace)\([^()=]*{SENTENCE}(?!=)"""
     rf"""|["'](?:\w+ )+\w*["'] in {SENTENCE}|["']\w+["'] in str\("""
     rf"""|{SENTENCE} [!=]==? (?:["'`]|[A-Z][A-Z_]+\b)"""
 )
-# File and text of the line → the reason for the exception.
+# By file and text of the line: the reason for the exception.
 ALLOWED: dict[tuple[str, str], str] = {
     (
         "http_connection.py",
@@ -65,7 +65,9 @@ def parsed(text: str) -> Iterator[str]:
 
 
 def speaks_of_null(field: Field) -> bool:
-    """Each client has its own word for null, so its meaning stands beside that of the field."""
+    """Whether the documentation of a field explains null. Each client has its own word for null, so
+    the explanation is a separate text.
+    """
     return "null" in field.meaning or bool(field.null and not field.is_nullable)
 
 
@@ -97,7 +99,7 @@ def test_no_program_takes_a_sentence_apart() -> None:
 
 
 def test_what_took_sentences_apart_is_found() -> None:
-    """Negative control: lines that the code once had."""
+    """Negative control: lines that the code once had must be found."""
     before = """
     if (NO_FIELD.test(error.message)) return null;
     return NAMING.exec(error.message)?.[1] ?? null;

@@ -1,4 +1,6 @@
-"""The documentation site: what its pages may have, and where they are (tests/spec builds it)."""
+"""The documentation site: what its pages may contain, and where they are. tests/spec builds the
+site.
+"""
 
 from pathlib import Path
 

@@ -19,8 +19,8 @@ TEXTS = (".py", ".c", ".h", ".js", ".ts", ".sql", ".md", ".toml", ".yml")
 
 
 def names_by_file(text: str) -> list[tuple[str, str]]:
-    """The names in a text that stand beside their file: a file and `name`, `name`, or `Name` (and
-    its file).
+    """The names in a text that stand beside their file. The forms are: a file and `name`, `name`;
+    or `Name` (and its file).
     """
     lists = re.findall(FILE + NAMES, text)
     named = [(file, name) for file, names in lists for name in re.findall(r"\w+", names)]
@@ -28,8 +28,8 @@ def names_by_file(text: str) -> list[tuple[str, str]]:
 
 
 def missing(text: str) -> list[str]:
-    """The files that a text names and that are not there, and the names that are not in the file
-    which they stand beside.
+    """The files that a text names but that do not exist, and the names that are not in the file
+    beside which they stand.
     """
     named = [(file, "") for file in re.findall(FILE, text)] + names_by_file(text)
     return [f"{file} {name}".strip() for file, name in named if not has(file, name)]
@@ -43,8 +43,8 @@ def has(file: str, name: str) -> bool:
 
 
 def misplaced(page: str, text: str, files: Set[str]) -> list[str]:
-    """The files that a text names by a path that leads nowhere. A bare name is that of a file
-    beside, or in the root of the project or of its package.
+    """The files that a text names by a path that leads nowhere. A bare name must be that of a file
+    in the page's directory, in the root of the project, or in the root of its package.
     """
     beside = (Path(page).parent, Path(), Path("src/quiltfn"))
     anywhere = (*beside, Path("tests"), Path("ui/src"))
@@ -66,7 +66,7 @@ def test_what_a_docstring_a_comment_or_a_page_names_has_its_package() -> None:
 
 
 def test_a_name_without_its_package_is_noticed() -> None:
-    """Negative control."""
+    """Negative control: a file named without its package must be found."""
     files = {"src/quiltfn/calls/events.py", "src/quiltfn/settings.py", "tests/timeouts.py"}
     text = "`events.py`, `calls/events.py`, `settings.py`, `timeouts.py`"
     for page, names in (
@@ -83,7 +83,7 @@ def test_what_the_page_names_is_there(page: str) -> None:
 
 
 def test_constants_in_the_steps_of_a_change_stand_beside_their_files() -> None:
-    """Otherwise nothing would notice one that is elsewhere."""
+    """Otherwise, nothing would notice that a constant was moved to another file."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     constants = set(re.findall(r"`([A-Z][A-Z_]+)`", text))
     assert len(constants) > 5
@@ -91,7 +91,7 @@ def test_constants_in_the_steps_of_a_change_stand_beside_their_files() -> None:
 
 
 def test_what_is_not_there_is_noticed() -> None:
-    """Negative control."""
+    """Negative control: missing files and names must be found."""
     text = "`api/nothing.py`, `Nothing` (`calls/invoke.py`), `calls/invoke.py` `Invoker`, `nothing`"
     assert missing(text) == [
         "api/nothing.py",
@@ -113,7 +113,9 @@ def test_security_names_the_verbs_that_the_launcher_takes() -> None:
 
 @promise("F36")
 def test_security_has_the_bounds_of_the_launcher() -> None:
-    """The launcher's own tests use smaller limits, which they reach sooner."""
+    """The launcher's own tests use smaller limits, which they reach sooner, so they can't check
+    these.
+    """
     text = (ROOT / "SECURITY.md").read_text()
     bounds = re.findall(r"([\d,]+) (?:directories for writable paths|mounts of images)", text)
     assert [int(bound.replace(",", "")) for bound in bounds] == [

@@ -14,7 +14,8 @@ from quiltfn.store.database.tables import metadata
 
 STORE = Path(__file__).resolve().parents[2] / "src" / "quiltfn" / "store"
 MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
-# Modules that handle the SQLite file itself: open, check and copy it, its header, its free pages.
+# Modules that handle the SQLite file itself: they open, check and copy it, and know its header and
+# free pages.
 FILE_HANDLING = {
     "check.py",
     "consistency.py",
@@ -64,14 +65,14 @@ def test_a_query_outside_of_one_file_has_nothing_that_only_sqlite_knows(path: Pa
 
 
 def test_what_only_sqlite_knows_would_be_found() -> None:
-    """Negative control: sqlite.sql has several of them."""
+    """Negative control: sqlite.sql has several uses of such syntax, which must be found."""
     found = " ".join(sqlite_alone(DATABASE / "sqlite.sql"))
     assert all(one in found for one in ("INDEXED BY", "json_each", "rowid", "x'"))
 
 
 @promise("N82")
 def test_a_query_names_the_columns_that_it_reads() -> None:
-    """Columns may be added while a server runs; its prepared `SELECT *` would fail then."""
+    """Columns may be added while a server runs; then its prepared `SELECT *` would fail."""
     names = "|".join(metadata.tables)
     of_all = re.compile(
         rf"(?:SELECT|,)\s+(?:\w+\.)?\*\s[^;]*?FROM\s+(?:{names})\b|RETURNING\s+\*", re.I
@@ -113,7 +114,9 @@ def test_placeholders_are_translated_for_psycopg() -> None:
 
 
 def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
-    """Modules for PostgreSQL, tokens, encryption, terminals, and metrics."""
+    """A server must not load modules for PostgreSQL, tokens, encryption, terminals, or metrics by
+    default.
+    """
     finished = subprocess.run(
         [sys.executable, "-I", "-X", "importtime", "-m", "quiltfn.server.main", "--help"],
         capture_output=True,

@@ -31,7 +31,7 @@ STANDARD_LIBRARY_ALONE = {
     "host/programs",
     "base/immutable",
 }
-# Rooms that no server loads which is alone, and rooms whose programs have no libraries.
+# Packages that a standalone server does not load, and packages whose programs have no libraries.
 MAY_MAKE_DATACLASSES = {"fleet", "guest", "host", "operator"}
 DATACLASSES_WITH_REASON = {
     "calls/dispatch.Dispatcher": "has more attributes than it is given",
@@ -62,7 +62,7 @@ def module_of(path: Path, package: Path = PACKAGE) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that the file imports, anywhere in it."""
+    """Every module that a file imports, at its top or later."""
     found: set[str] = set()
     for node in statements_of(path):
         if isinstance(node, ast.Import):
@@ -79,26 +79,26 @@ def rooms_known(path: Path) -> set[str]:
 
 
 def store_room(name: str) -> str:
-    """The room below the store of a module or a file, by its path there."""
+    """The package below the store to which a module or file belongs, given its path there."""
     return "database" if (first := name.split("/", maxsplit=1)[0]) == "migrations" else first
 
 
 def known_in_store(path: Path) -> set[tuple[str, str]]:
-    """Pairs of a room of the store and another one that a file of it imports."""
+    """The pairs of the file's package below the store and another one that the file imports."""
     own = store_room(module_of(path, PACKAGE / "store"))
     names = {name for name in imports(path) if name.startswith("quiltfn.store.")}
     return {(own, store_room(name.split(".")[2])) for name in names} - {(own, own)}
 
 
 def known_rooms(path: Path) -> set[tuple[str, str]]:
-    """Pairs of a room and another one that a file of it imports."""
+    """The pairs of the file's package and another one that the file imports."""
     return {(room(path), other) for other in rooms_known(path) - {room(path)}}
 
 
 def misplaced_imports(
     may_know: Mapping[str, Set[str]], known: Iterable[set[tuple[str, str]]]
 ) -> list[str]:
-    """What the table says wrongly, or files import wrongly, as sentences."""
+    """The wrong imports, and the wrong rows of the table, as sentences."""
     permitted = {(name, other) for name, others in may_know.items() for other in others}
     used = set[tuple[str, str]]().union(*known)
     wrong = [f"{name} must not import {other}" for name, other in used - permitted]
@@ -112,14 +112,14 @@ def test_a_room_knows_the_rooms_it_may_know() -> None:
 
 
 def test_what_no_file_imports_is_not_permitted() -> None:
-    """Negative control."""
+    """Negative control: a row must not permit an import that no file has."""
     known = {"launcher": {"base", "guest"}}
     found = misplaced_imports(MAY_KNOW | known, map(known_rooms, FILES))
     assert found == ["launcher does not import guest"]
 
 
 def test_wrong_imports_of_store_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control."""
+    """Negative control: a late import must be found, too."""
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     bad = tmp_path / "store" / "database" / "nodes.py"
     bad.parent.mkdir(parents=True)
@@ -158,7 +158,7 @@ def test_no_files_import_each_other() -> None:
 
 
 def test_files_that_import_each_other_are_found(tmp_path: Path) -> None:
-    """Negative control: through a third module, and by a late import."""
+    """Negative control: a cycle must be found even through a third module, and by late imports."""
     texts = {"model/x": "model.y", "model/y": "model.z", "model/z": "model.x", "model/w": "model.x"}
     for name, other in texts.items():
         path = tmp_path / f"{name}.py"
@@ -174,7 +174,7 @@ def test_the_root_of_the_package_has_packages_and_three_modules() -> None:
 
 
 def libraries(path: Path) -> set[str]:
-    """What a file imports that is neither quiltfn's nor Python's own."""
+    """The packages that a file imports and that are neither quiltfn's nor Python's own."""
     return {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"quiltfn"}
 
 
@@ -182,13 +182,14 @@ def test_small_and_privileged_rooms_use_the_standard_library_alone() -> None:
     for path in FILES:
         if {room(path), module_of(path)} & STANDARD_LIBRARY_ALONE:
             assert libraries(path) == set(), path
-        if room(path) == "launcher":  # the packages that it knows have other files, too
+        # The packages that the launcher may import have other files, too.
+        if room(path) == "launcher":
             known = {name for name in imports(path) if name.startswith("quiltfn.base.")}
             assert {name.split(".")[2] for name in known} <= {"immutable"}, path
 
 
 def test_a_library_is_found(tmp_path: Path) -> None:
-    """Negative control: whichever it is, and late."""
+    """Negative control: any library must be found, even in a late import."""
     bad = tmp_path / "bad.py"
     bad.write_text("import os, jwt\nfrom quiltfn import base\ndef f():\n    import x.y\n")
     assert libraries(bad) == {"jwt", "x"}
@@ -216,7 +217,7 @@ def test_servers_and_commands_make_no_dataclasses_since_they_take_their_time() -
 def test_the_wall_clock_is_read_in_one_place() -> None:
     """Removal by age, and order by time, must not depend on a clock that jumps."""
     asks = re.compile(r"\btime\.time|\btime_ns|date(time)?\.(now|utcnow|today)\(")
-    # One shows a date; the other parses a user's time, such as yesterday.
+    # The first of these files shows a date; the second parses a user's time, such as yesterday.
     allowed = {PACKAGE / "host" / "programs.py", PACKAGE / "cli" / "moments.py"}
     for path in FILES:
         if (
@@ -229,7 +230,7 @@ def test_the_wall_clock_is_read_in_one_place() -> None:
 
 def test_only_settings_and_the_sdk_read_the_environment() -> None:
     for path in FILES:
-        # Code that runs inside a sandbox may set the handler's variables, and no others.
+        # Code that runs inside a sandbox may set the handler's variables, but no others.
         if room(path) in ("settings", "sdk") or "runners" in path.parts:
             continue
         if str(path.relative_to(PACKAGE)) in READS_ENVIRONMENT_WITH_REASON:
@@ -249,8 +250,8 @@ def too_large(path: Path) -> Iterator[str]:
 
 
 def test_functions_stay_small() -> None:
-    """The length of a file is advice alone (`conftest.py`): a limit would have one idea split in
-    two, and the halves must then be read side by side. A function is read in one piece, so its
+    """The length of a file is only advice (`conftest.py`): with a limit, one idea would be split in
+    two, and its halves would have to be read side by side. A function is read in one piece, so its
     length is a rule.
     """
     found = [sentence for path in FILES for sentence in too_large(path)]
@@ -270,8 +271,8 @@ def test_a_route_takes_the_services_that_its_module_names() -> None:
 
 
 def unused_services(texts: Iterable[str]) -> Iterator[str]:
-    """What a protocol of services asks for and no file uses that names the protocol, and what
-    `Services` has and no file uses.
+    """The services that a protocol has, but that no file that names the protocol uses; and those
+    that `Services` has, but that no file uses.
     """
     texts = list(texts)
     for text in texts:
@@ -287,13 +288,13 @@ def unused_services(texts: Iterable[str]) -> Iterator[str]:
 
 
 def test_a_protocol_of_services_asks_for_what_is_used() -> None:
-    """That `Services` has what the protocols ask for, mypy says."""
+    """Mypy checks the other half: that `Services` has all services of these protocols."""
     rooms = ("api", "fleet", "server")
     assert list(unused_services(path.read_text() for path in FILES if room(path) in rooms)) == []
 
 
 def test_an_unused_service_is_found() -> None:
-    """Negative control."""
+    """Negative control: an unused service must be found."""
     protocol = "class XServices(Protocol):\n    urls: Urls\n    work: Work\n"
     use = "def f(context: RequestContext[XServices]):\n    context.services.work.cancel()\n"
     elsewhere = "def f(services):\n    services.urls.find()\n"
@@ -318,7 +319,7 @@ def assigned(path: Path, *, of_self: bool) -> Iterator[ast.Attribute]:
 
 @functools.cache
 def owned_attributes() -> dict[str, set[str]]:
-    """The attributes that classes assign to themselves, by the rooms of the classes."""
+    """The attributes that classes assign to themselves, by the packages of the classes."""
     owned: dict[str, set[str]] = {name: set() for name in MAY_KNOW}
     for path in FILES:
         owned[room(path)] |= {node.attr for node in assigned(path, of_self=True)}
@@ -326,8 +327,9 @@ def owned_attributes() -> dict[str, set[str]]:
 
 
 def wired_late(path: Path) -> list[str]:
-    """The attributes that a file assigns to objects of others, although their classes assign them
-    themselves. One that no class assigns is a field of a record, which is passed around.
+    """The attributes that a file assigns to other objects, although the classes of these objects
+    assign them to themselves. An attribute that no class assigns to itself is a field of a record,
+    which is passed around.
     """
     own = {node.attr for node in assigned(path, of_self=True)}
     own |= {ast.unparse(n.target) for n in statements_of(path) if isinstance(n, ast.AnnAssign)}
@@ -341,14 +343,14 @@ def wired_late(path: Path) -> list[str]:
 
 
 def test_objects_are_complete_once_they_are_made() -> None:
-    """What else they need is an argument, and what changes later is changed by their methods."""
+    """An object gets all that it needs as arguments, and only its own methods change it later."""
     found = {module_of(path): wired_late(path) for path in FILES}
     assert {module: late for module, late in found.items() if late} == {}
 
 
 def test_listeners_are_connected_in_one_place() -> None:
     connecting = {module_of(path) for path in FILES if LISTENS.search(path.read_text())}
-    # Those of one sandbox wait for its end.
+    # Listeners of one sandbox wait for its end.
     assert connecting == {"server/platform", "launcher/sandboxes"}
 
 
@@ -368,7 +370,7 @@ def test_listeners_are_connected_in_one_place() -> None:
 def test_what_is_wired_late_is_found(
     module: str, late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Negative control: lines that were here, in rooms of each kind."""
+    """Negative control: lines that the code once had, in packages of each kind, must be found."""
     assert owned_attributes()
     source = PACKAGE / f"{module}.py"
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
@@ -386,13 +388,13 @@ def created_twice(texts: Iterable[str]) -> list[str]:
 
 
 def test_a_server_creates_each_part_of_the_store_once() -> None:
-    """Two of one class can differ in what they are given, such as their limits."""
+    """Two objects of one class could differ in what they are given, such as their limits."""
     served = (path for path in FILES if room(path) not in ("store", "operator"))
     assert created_twice(path.read_text() for path in served) == []
 
 
 def test_a_second_part_of_one_class_is_found() -> None:
-    """Negative control."""
+    """Negative control: a second object must be found."""
     texts = ["keys = SqlKeys(database)\nwork: SqlWork", "use(SqlKeys(database), SqlWork(database))"]
     assert created_twice(texts) == ["SqlKeys"]
 
@@ -412,7 +414,9 @@ def test_every_public_thing_of_the_model_and_the_ports_says_what_it_is() -> None
 
 
 def test_the_import_rule_can_fail(tmp_path: Path) -> None:
-    """Negative control: a model that imports the store, late and for types only."""
+    """Negative control: imports of a module of the model must be found, both late ones and those
+    for types.
+    """
     bad = tmp_path / "bad.py"
     bad.write_text(
         "from typing import TYPE_CHECKING\n"
@@ -431,7 +435,7 @@ def lines_of_code(text: str) -> int:
 
 
 def test_the_guest_can_be_read_in_one_sitting() -> None:
-    """It has capabilities and faces hostile code: all its units count together, with their
+    """The guest has capabilities and faces hostile code. All its files count together, with their
     headers.
     """
     texts = [one.read_text() for one in (PACKAGE / "guest").glob("*.[ch]")]

@@ -12,7 +12,7 @@ from architecture.syntax import statements
 
 TESTS = Path(__file__).resolve().parents[1]
 CLOCKS = {"monotonic", "perf_counter", "boottime", "monotonic_ns", "time_ns"}
-# Names of durations that another function measured.
+# Names of durations that other functions have measured.
 TIMES = ("took", "elapsed", "seconds", "slowest", "quickest")
 
 
@@ -27,7 +27,7 @@ def names_in(tree: ast.AST) -> Iterator[str]:
 
 
 def is_measured(tree: ast.AST) -> bool:
-    """Whether something is subtracted from a clock's reading."""
+    """Whether something is subtracted from the reading of a clock."""
     return any(
         isinstance(one, ast.BinOp)
         and isinstance(one.op, ast.Sub)
@@ -68,8 +68,8 @@ def is_elapsed(tree: ast.AST, known: set[str]) -> bool:
 
 
 def is_bare(bound: ast.AST) -> bool:
-    """Whether it consists only of numbers and constants: without `scaled`, and without anything
-    measured in the same run.
+    """Whether a bound consists only of numbers and constants: without `scaled`, and without
+    anything that was measured in the same run.
     """
     has_number = any(isinstance(one, ast.Constant | ast.Name) for one in ast.walk(bound))
     return has_number and all(name.isupper() for name in names_in(bound))
@@ -111,7 +111,7 @@ def test_every_bound_on_a_time_that_passes_is_scaled() -> None:
 
 
 def test_a_bare_bound_is_found() -> None:
-    """Negative control."""
+    """Negative control: a bound without `scaled` must be found."""
     for bare in (
         "began = time.monotonic()\n    assert time.monotonic() - began < 2",
         "took_s = time.monotonic() - began\n    assert 1 < took_s <= LONGEST_S + 1, took_s",

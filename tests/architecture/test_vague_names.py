@@ -1,5 +1,5 @@
-"""Variables, parameters, fields and functions are named for what they contain. Comprehensions may
-have names that say nothing, and so may callbacks of TypeScript that are an expression on one line.
+"""Variables, parameters, fields and functions are named for what they contain. Vague names are
+allowed only in comprehensions, and in callbacks of TypeScript that are an expression on one line.
 """
 
 import ast
@@ -13,14 +13,15 @@ from architecture.test_documents import ROOT, TRACKED
 
 VAGUE = ("one", "told", "what")
 ANY_VAGUE = "|".join(VAGUE)
-# Callbacks of TypeScript on one line; then comments and strings; then what gives a name.
+# Three patterns: callbacks of TypeScript on one line; comments and strings; and code that gives a
+# name.
 IN_ONE_LINE = re.compile(rf"\.\w+\(\(?(?:{ANY_VAGUE})\b[^()\n]*\)? => (?!{{)[^\n]*\)[^\n]*")
 NO_CODE = re.compile(
     r"/\*.*?\*/|(?<!:)//[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL
 )
 BOUND = re.compile(
     rf"\b(?:const|let|var|function)\s+({ANY_VAGUE})\b"
-    rf"|[({{\[,]\s*({ANY_VAGUE})\s*(?=[,:)}}\]=?])"  # in parameters and patterns, as a field
+    rf"|[({{\[,]\s*({ANY_VAGUE})\s*(?=[,:)}}\]=?])"  # in parameters and patterns, and as a field
     rf"|^\s*({ANY_VAGUE})\??:"
     rf"|\b({ANY_VAGUE})(?:\s*=>|=\$\{{)",
     re.MULTILINE,
@@ -114,6 +115,6 @@ def test_names_tell_what_they_contain() -> None:
     ],
 )
 def test_a_vague_name_is_noticed(name: str, text: str, line: int | None) -> None:
-    """Negative control."""
+    """Negative control: vague names must be found."""
     lines = [int(sentence.split(":")[1]) for sentence in vague(name, text)]
     assert next(iter(lines), None) == line

@@ -1,4 +1,6 @@
-"""Every implementation of the store, in a directory of the test, and of sandboxes."""
+"""Fixtures for every implementation of the store, each in a directory of the test, and of
+sandboxes.
+"""
 # promise: D38
 
 import socket

@@ -17,7 +17,7 @@ HOUR_MS = 3_600_000
 
 
 def a_piece(function: Function, payload: bytes = b'{"n": 1}', **changes: Any) -> AcceptedWork:
-    """Work that is due."""
+    """Asynchronous work that is due."""
     record = Invocation(
         invocation_id=new_id(),
         tenant_id=function.tenant_id,
@@ -40,7 +40,7 @@ def a_piece(function: Function, payload: bytes = b'{"n": 1}', **changes: Any) ->
 
 
 def begun(record: Invocation) -> Invocation:
-    """The record of claimed work that is handed over."""
+    """The record of claimed work once an instance has got it."""
     return replace(record, status=Status.RUNNING, started_at=NOW_S, version=1)
 
 
@@ -53,7 +53,7 @@ async def an_accepted(queue: SqlWork, function: Function, **changes: Any) -> str
 async def claimed(
     queue: SqlWork, function: Function, limit: int = 1, now_ms: int = NOW_MS
 ) -> list[Invocation]:
-    """Makes one claim; returns the records of the claimed work."""
+    """Make one claim; return the records of the claimed work."""
     claim = await queue.claim(function.id, limit, now_ms, is_begun=False)
     return [one.record for one in claim.work]
 
@@ -61,7 +61,7 @@ async def claimed(
 async def attempted(
     journal: SpoolJournal, record: Invocation, code: int = 0, **outcome: Any
 ) -> Invocation:
-    """Starts and ends claimed work, and commits both."""
+    """Start and end claimed work, and commit both."""
     journal.opened(begun(record))
     ended = replace(done(begun(record), code), outcome=WorkOutcome(**outcome))
     journal.closed(ended)

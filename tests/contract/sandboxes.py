@@ -39,7 +39,7 @@ signal.pause()
 
 @dataclass
 class Kind:
-    """One implementation, with its means of simulating outside events."""
+    """One implementation of sandboxes, and how to simulate outside events for it."""
 
     sandboxes: Sandboxes
     kill: Callable[[Sandbox], None]
@@ -48,7 +48,7 @@ class Kind:
 
 
 def why_not_real() -> str | None:
-    """Why there can be no real sandboxes here."""
+    """The reason why this machine can have no real sandboxes; None: it can."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.access(CRUN, os.X_OK):
@@ -66,7 +66,7 @@ def fake_kind() -> Kind:
 
 @contextlib.asynccontextmanager
 async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
-    """Real sandboxes, by the channel of a launcher that several tests share, one after the
+    """Real sandboxes. They use the channel of a launcher that several tests share, one after the
     other.
     """
     channel = LauncherChannel(shared.dup())
@@ -83,7 +83,9 @@ async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
 
 @contextlib.contextmanager
 def launcher() -> Iterator[socket.socket]:
-    """A separate launcher, and the channel to it. At the end, checks that nothing of it is left."""
+    """A separate launcher, and the channel to it. At the end, check that nothing of the launcher is
+    left.
+    """
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as directory:
         Path(directory).chmod(0o711)  # a sandbox's root user must be able to reach the directory
         with launcher_in(Path(directory)) as channel:
@@ -122,12 +124,12 @@ def launcher_in(directory: Path) -> Iterator[socket.socket]:
 
 
 def groups_of(server: str) -> list[Path]:
-    """Leftover control groups of a server."""
+    """Control groups that a server has left behind."""
     return [path for path in Path("/sys/fs/cgroup").glob(f"**/{server}") if path.is_dir()]
 
 
 def processes_of(run_dir: Path) -> list[str]:
-    """Processes whose command line or mounts name the run directory."""
+    """Processes that name the run directory in their command line or mounts."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -138,7 +140,7 @@ def processes_of(run_dir: Path) -> list[str]:
 
 
 def main(handed: str, run_dir: str, data_dir: str) -> int:
-    """The launcher's process."""
+    """The entry point of the launcher's process."""
     return Launcher(
         Options(
             host="127.0.0.1",

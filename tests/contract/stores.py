@@ -35,8 +35,8 @@ from timeouts import scaled
 
 T = TypeVar("T")
 
-# Seconds that a write waits for other writers, and for earlier writes in its thread, which other
-# tests may delay. HELD_S: for tests that hold the lock until a write gives up.
+# How many seconds a write waits for other writers, and for earlier writes in its thread, which
+# other tests may delay. HELD_S: the same time for tests that hold the lock until a write gives up.
 BUSY_TIMEOUT_S, HELD_S = scaled(5.0), 0.3
 
 
@@ -44,7 +44,7 @@ BUSY_TIMEOUT_S, HELD_S = scaled(5.0), 0.3
 async def on_postgresql(
     path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S, **options: Any
 ) -> AsyncIterator[SqlStore]:
-    """The store in a directory's database, which the first opening creates."""
+    """The store in the directory's PostgreSQL database, which the first opening creates."""
     url = url_of(path)
     async with open_postgresql(url, path, busy_timeout_s=busy_timeout_s, **options) as store:
         yield store
@@ -53,13 +53,13 @@ async def on_postgresql(
 def on_sqlite(
     path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S, **options: Any
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """The store in a file of a directory, which the first opening creates."""
+    """The store in the directory's SQLite file, which the first opening creates."""
     return open_sqlite(path, busy_timeout_s=busy_timeout_s, **options)
 
 
 def opened_as_before(path: Path, **options: Any) -> AbstractAsyncContextManager[SqlStore]:
-    """The store of a directory, in PostgreSQL if `url_of` has created it there: for a child
-    process.
+    """For a child process: opens a directory's store as its parent did, in PostgreSQL if `url_of`
+    has created a database there.
     """
     return (on_postgresql if is_on_postgresql(path) else on_sqlite)(path, **options)
 
@@ -80,7 +80,7 @@ def with_schema(url: str) -> None:
         database.migrate(connection)
 
 
-# One entry per implementation of the ports; each can open a directory repeatedly.
+# One entry for each implementation of the ports. Each can open the same directory again and again.
 StoreOpener = Callable[[Path], AbstractAsyncContextManager[SqlStore]]
 STORES: dict[str, StoreOpener] = {
     "sqlite": lambda path: on_sqlite(sqlite_template.with_schema(path)),
@@ -91,7 +91,7 @@ STORES: dict[str, StoreOpener] = {
 # For tests of SQLite's own features: its file, its plans, its locks.
 OF_SQLITE = pytest.mark.parametrize("open_store", ["sqlite"], indirect=True)
 
-# The same for several servers that share a store; the second argument is the node's name.
+# One entry for each store that several servers can share; the second argument is the node's name.
 SharedStoreOpener = Callable[[Path, str], AbstractAsyncContextManager[SqlStore]]
 SHARED_STORES: dict[str, SharedStoreOpener] = {
     "sqlite": lambda path, node_id: on_sqlite(
@@ -105,7 +105,7 @@ SHARED_STORES: dict[str, SharedStoreOpener] = {
 async def opened_journal(
     store: SqlStore, path: Path, **options: Any
 ) -> AsyncIterator[SpoolJournal]:
-    """A started journal. It is closed at the end, whatever its state."""
+    """A started journal, which is closed at the end, whatever its state."""
     journal = SpoolJournal(store.database, path, ManualClock(), **options)
     await journal.start()
     try:
@@ -115,7 +115,7 @@ async def opened_journal(
 
 
 async def restart(store: SqlStore) -> None:
-    """Simulates a restart of the server without closing the store: a new boot."""
+    """Simulate a restart of the server without closing the store: begin a new boot."""
     database: Any = store.database
     boot = database.boot._replace(epoch=database.boot.epoch + 1)
     await database.write(lambda connection: nodes.register(connection, boot))
@@ -191,7 +191,7 @@ def done(
     """The record after its handler exited with `code`."""
     ended = CallResult(kind=ExitKind.EXITED, code=code, stdout=stdout)
     final = record.after(ended, now=1_760_000_101, duration_ms=duration_ms)
-    return replace(final, own_message=None)  # no column has it
+    return replace(final, own_message=None)  # the message is not stored in a column
 
 
 def an_operation(created_at: int) -> Operation:

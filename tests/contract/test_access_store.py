@@ -83,7 +83,7 @@ async def test_every_key_change_and_nothing_else_changes_the_revision(store: Sql
     assert revoked == replace(key, revoked_at=NOW + 7)
     assert await keys.load() == [revoked]
 
-    # Requests that are refused or change nothing.
+    # Requests that are refused, or that change nothing.
     assert await keys.revoke(key, NOW + 9) == revoked
     with pytest.raises(NotFound):
         await keys.revoke(a_key(), NOW)
@@ -107,13 +107,13 @@ async def test_tenants_keys_are_bounded(store: SqlStore, monkeypatch: pytest.Mon
     assert (await keys.load(), await keys.revision()) == before
 
     mine.append(a_key(created_at=NOW + 9))
-    await keys.add(mine[-1])  # one has expired
+    await keys.add(mine[-1])  # one of the tenant's keys has expired
     for _ in range(2):
         await keys.add(a_key(tenant_id="other", created_at=NOW + 9))
     with pytest.raises(CapacityFull, match="5 valid keys"):
         await keys.add(a_key(tenant_id="third", created_at=NOW + 9))
 
-    # Creating and revoking keys repeatedly does not fill the store.
+    # A tenant that creates and revokes keys repeatedly must not fill the store.
     revoked = [expiring]
     await keys.revoke(mine[0], NOW)
     revoked.append(mine.pop(0))
@@ -163,12 +163,14 @@ def visits(path: Path, key: Key) -> None:
 
 async def said(lines: asyncio.StreamReader) -> bytes:
     while b"warning" in (line := await lines.readline()):
-        pass  # a notice about the start
+        pass  # skip notices about the start
     return line
 
 
 async def test_a_server_sees_key_changes_of_a_tool(store: SqlStore, tmp_path: Path) -> None:
-    """`quiltfn keys create` and `revoke` beside a running server, whose reader has already read."""
+    """A running server, whose reader has already read, must see the effect of `quiltfn keys create`
+    and `revoke`.
+    """
     keys, key = SqlKeys(store.database), a_key()
     at_first = await keys.revision()
     assert await keys.load() == []
@@ -186,7 +188,7 @@ async def test_a_server_sees_key_changes_of_a_tool(store: SqlStore, tmp_path: Pa
 
 @promise("A13")
 async def test_of_simultaneous_keys_one_is_the_first(store: SqlStore, tmp_path: Path) -> None:
-    # Two people follow the installation guide on one machine in the same minute.
+    # As if two people follow the installation guide on one machine in the same minute.
     async with opened_as_before(tmp_path, alone=False) as beside:
         stores = (store, beside) * 4
         made = await asyncio.gather(
@@ -203,7 +205,8 @@ async def test_only_the_first_key_ever_gets_the_scope_of_the_first(store: SqlSto
     asked, first, later = a_key(scope=Scope.READ), a_key(), a_key()
     assert await keys.add(asked) == asked
     assert await keys.revoke(asked, NOW) == replace(asked, revoked_at=NOW)
-    assert await keys.add(first, Scope.OPERATOR) == first  # a revoked key was the first
+    # The first key was another one, which was revoked.
+    assert await keys.add(first, Scope.OPERATOR) == first
     assert await keys.add(later, Scope.OPERATOR) == later
 
 
@@ -348,6 +351,7 @@ async def test_a_start_finds_open_operations(open_store: StoreOpener, tmp_path: 
         for operation in (left, ended):
             await operations.add(operation)
         await operations.finish(replace(ended, status="succeeded"))
-        assert list(await operations.interrupted()) == []  # they are running
+        # Operations of this server are still running.
+        assert list(await operations.interrupted()) == []
     async with open_store(tmp_path) as store:
         assert list(await SqlOperations(store.database).interrupted()) == [left]

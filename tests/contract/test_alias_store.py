@@ -22,7 +22,7 @@ NIGHTLY = Alias(name="Nightly", version=2, revision=1, updated_at=1_760_000_001)
 
 
 async def created(store: SqlStore, function: Function) -> None:
-    """A function with two versions."""
+    """Create a function with two versions."""
     await store.create(function, a_version(function))
     await store.save(function, a_version(function, 2))
 
@@ -53,7 +53,8 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
     with pytest.raises(Outdated):
         await aliases.save(function.id, "live", LIVE, LIVE)
     await aliases.save(function.id, "live", LIVE, None)
-    # An alias that was removed and created again begins with the same revision.
+    # An alias that was removed and created again begins with the same revision, so revisions alone
+    # are not compared.
     for known in (None, replace(LIVE, revision=2), replace(LIVE, version=3)):
         with pytest.raises(Outdated):
             await aliases.save(function.id, "live", replace(LIVE, version=9), known)

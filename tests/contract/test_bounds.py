@@ -71,7 +71,7 @@ A_KEY = ANSWER_BYTES + HEADERS_BYTES + len("/f") + len("k")
 
 
 def exact(path: Path) -> None:
-    """Checks that the triggers' sums match the rows."""
+    """Check that the sums that triggers have counted match the rows."""
     truth = " UNION ALL ".join(
         f"SELECT '{kind.name}', tenant_id, sum({SIZES[kind.name]}), count(*) "
         f"FROM {kind.table} GROUP BY tenant_id"
@@ -149,8 +149,8 @@ async def test_over_all_numbers_the_largest_loses(store: SqlStore, journal: Spoo
 async def test_records_of_the_last_minute_switch_no_bound_off_for_others(
     store: SqlStore, journal: SpoolJournal, bound: dict[str, int]
 ) -> None:
-    """The largest tenant's records are too young to be removed: others are cut to an equal share
-    only.
+    """The largest tenant's records are too young to be removed. Others must still be cut, but only
+    to an equal share.
     """
     flood = await of_tenant(store, "flood")
     young = await calls(journal, flood, 50, NOW - 55)
@@ -346,7 +346,7 @@ async def test_bodies_go_though_others_have_more_keys(store: SqlStore, tmp_path:
         await answered(answers, a_keyed_request(str(number), "other"), 400)
         exact(tmp_path)
     change(tmp_path, "UPDATE usage SET bytes = bytes + 5000 WHERE tenant_id = 'flood'")
-    # Also beside a tenant that has too much.
+    # This also works beside a tenant whose responses take too much.
     await answered(answers, a_keyed_request("more", "other"))
     with pytest.raises(RateLimited):
         await answers.reserve(a_keyed_request("more", "flood"), NOW)
@@ -357,7 +357,9 @@ OF_ANSWERS = "SELECT max(bytes), sum(bytes) FROM usage WHERE kind = 'answer'"
 
 
 async def fill_with_keys(answers: SqlIdempotencyStore, room: int) -> None:
-    """Starts as many invocations at a time as a tenant can have keys for; then they end."""
+    """Start as many invocations of one tenant at the same time as it can have keys for, and end
+    them.
+    """
     count = 0
     with suppress(RateLimited):
         while count < 1000:
@@ -386,7 +388,7 @@ async def test_the_trail_and_operations_are_bounded(store: SqlStore, tmp_path: P
         status = "running" if number < 3 else "succeeded"
         await operations.add(an_operation(tenant_id, row_id, status))
     exact(tmp_path)
-    for row_id in ids(40):  # tenants without removable rows do not disable the limit for others
+    for row_id in ids(40):  # tenants without removable rows must not disable the limit for others
         await operations.add(an_operation("busy", row_id, "running"))
     retention = SqlAuditRetention(store.database, StorageLimit(tenant=6000))
     while await retention.prune_some():

@@ -1,5 +1,5 @@
-"""Servers of several versions at one database: which may use it, with which message others are
-refused, and that migrations remove nothing that an older server uses.
+"""Servers of several versions at one database: which may use it, which are refused with a message,
+and that migrations remove nothing that an older server uses.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ FLEET = "0123456789abcdef" * 2
 MAJOR, MINOR = map(int, __version__.split(".")[:2])
 BEFORE = "0017"
 NEWER, NEWEST = (f"{MAJOR}.{MINOR + above}.0" for above in (1, 2))
-# A state that a newer version's migration may leave.
+# A schema that a newer version's migration may leave.
 NEWER_SCHEMA = """
 ALTER TABLE function ADD COLUMN motto text NOT NULL DEFAULT '';
 ALTER TABLE node ADD COLUMN motto text;
@@ -84,7 +84,7 @@ def fleet(tmp_path: Path) -> Database:
 
 
 def become(patch: pytest.MonkeyPatch, version: str, oldest: str) -> None:
-    """Servers started from now on have that version."""
+    """Let servers that are started from now on have this version."""
     for module in (compatibility, postgresql_store):
         patch.setattr(module, "__version__", version)
     patch.setattr(compatibility, "OLDEST", oldest)
@@ -107,7 +107,9 @@ FORBIDS = ("UNIQUE", "CHECK", "FOREIGN KEY", "PRIMARY KEY", "EXCLUDE", "CREATE U
 
 
 class Schema(NamedTuple):
-    """By TABLE.NAME: columns, and PostgreSQL's definitions of constraints, indexes and triggers."""
+    """A schema, by TABLE.NAME: its columns, and PostgreSQL's definitions of constraints, indexes
+    and triggers.
+    """
 
     columns: dict[str, tuple[str, str, str | None]]
     rules: dict[str, str]
@@ -142,7 +144,7 @@ SetBack = Callable[[], None]
 
 @pytest.fixture
 def set_back(fleet: Database, schema_before: Schema) -> SetBack:
-    """Gives the fleet's database the schema of a previous release."""
+    """A function that gives the fleet's database the schema of a previous release."""
 
     def drop_what_is_new() -> None:
         with engine(fleet.url).connect() as connection:
@@ -161,7 +163,8 @@ def set_back(fleet: Database, schema_before: Schema) -> SetBack:
 
 async def test_a_start_upgrades_under_a_running_node(fleet: Database, set_back: SetBack) -> None:
     set_back()
-    async with fleet.node("old") as old:  # it migrates as well, and is set back while it runs
+    # The node has migrated the schema, which is set back while it runs.
+    async with fleet.node("old") as old:
         set_back()
         async with fleet.node("new") as new:
             assert fleet.revision == tables.REVISION
@@ -181,7 +184,7 @@ async def test_a_node_starts_and_runs_with_a_newer_schema_that_only_adds(fleet: 
             await a_stored_function(two)
             assert len(await store.load()) == 3
         async with open_postgresql(fleet.url, fleet.path / "tool", alone=False) as tool:
-            await tool.ping()  # a command beside the nodes
+            await tool.ping()  # a command can run beside the nodes
     facts = read_facts(fleet.url, None, FLEET, lambda: 0.0)
     assert (facts.revision, facts.oldest) == ("9999", OLDEST)
     assert [one.name for one in facts.members] == ["one", "two"]
@@ -244,7 +247,7 @@ async def test_servers_go_back_one_version(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_a_node_overtaken_at_start(fleet: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was admitted before the newer one could see it."""
+    """A node that was admitted must check once more whether a newer one excludes its version."""
     take_over = PostgresDatabase._take_over
 
     def overtaken(database: PostgresDatabase, connection: Connection) -> None:
@@ -262,7 +265,7 @@ async def test_a_start_without_its_table_can_repeat(fleet: Database, set_back: S
     set_back()
     with psycopg.connect(fleet.url) as held:
         held.execute("SELECT pg_advisory_xact_lock(0)")
-        held.execute("LOCK TABLE alembic_version IN SHARE MODE")  # readers go on
+        held.execute("LOCK TABLE alembic_version IN SHARE MODE")  # readers can continue
         with pytest.raises(StoreUnavailable, match="Another session, such as a backup"):
             async with fleet.node("one"):
                 pass
@@ -291,7 +294,7 @@ def test_versions_are_compared_by_their_numbers(version: str, other: str, expect
 
 
 def breaks(before: Schema, after: Schema) -> list[str]:
-    """What a server that expects the schema `before` lacks, or must not do, with `after`."""
+    """The differences by which a server that expects the schema `before` fails with `after`."""
     known = {name.partition(".")[0] for name in before.columns}
     found = [
         f"{name} is {now.get(name) or 'no more'}, and was {was}"
@@ -359,7 +362,7 @@ def test_what_a_migration_takes_away_is_found(baseline: Connection) -> None:
         run_alone(baseline, f"BEGIN; {statement}")
         assert breaks(before, schema_of(baseline)), statement
         run_alone(baseline, "ROLLBACK")
-    assert schema_of(baseline) == before  # control
+    assert schema_of(baseline) == before  # control: the changes were rolled back
 
 
 def test_what_a_migration_adds_is_allowed(baseline: Connection) -> None:

@@ -45,13 +45,13 @@ NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "jou
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """These tests are about SQLite's file, starting without one."""
+    """SQLite's store: these tests are about its file, and start without one."""
     return on_sqlite
 
 
 def killed(path: Path, target: Path) -> Path:
-    """A copy of the directory as it is now, as after a kill of its server. Made by another process:
-    in this one it would release SQLite's locks.
+    """A copy of the directory as it is now, as if its server were killed. Another process makes the
+    copy: in this one, copying would release SQLite's locks.
     """
     target.mkdir()
     files = [str(path / name) for name in NAMES if (path / name).exists()]
@@ -60,7 +60,7 @@ def killed(path: Path, target: Path) -> Path:
 
 
 def copied(path: Path, target: Path) -> Path:
-    """A copy of the database, made by any tool beside a server."""
+    """A copy of the database, as any tool can make it beside a server."""
     with closing(sqlite3.connect(path / "quiltfn.db")) as source:
         with closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
@@ -73,7 +73,7 @@ async def names(open_store: StoreOpener, path: Path) -> set[str]:
 
 
 async def fold(store: SqlStore) -> None:
-    """Moves the log into the database, so that the next write starts a new log."""
+    """Move the log into the database, so that the next write starts a new log."""
 
     database: Any = store.database
 
@@ -92,7 +92,7 @@ async def test_a_copy_with_anothers_log_is_refused(open_store: StoreOpener, tmp_
         await a_stored_function(store, name="late")
         left = killed(tmp_path / "data", tmp_path / "left")
     shutil.copy(backup, left / "quiltfn.db")
-    # Negative control: SQLite takes the log for the copy's own.
+    # Negative control: SQLite alone takes the log for a part of the copy.
     shutil.copytree(left, tmp_path / "taken")
     assert ("late",) in rows(tmp_path / "taken", "SELECT name FROM function")
     before = {one.name: one.read_bytes() for one in left.iterdir()}
@@ -155,7 +155,7 @@ async def test_a_damaged_log_is_refused(open_store: StoreOpener, tmp_path: Path,
         left = killed(tmp_path / "data", tmp_path / "left")
     log = left / "quiltfn.db-wal"
     LOSSES[loss](log)
-    # Negative control: SQLite does not notice it.
+    # Negative control: SQLite alone does not notice the loss.
     shutil.copytree(left, tmp_path / "taken")
     assert rows(tmp_path / "taken", "SELECT name FROM function") == []
     before = log.read_bytes()
@@ -258,7 +258,7 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_deleted_directory(
                 shutil.rmtree(data)
             away.rename(data / "quiltfn.db" if how == "database" else data)
             record = a_call(function)
-            journal.opened(record)  # it is looked for again, and is back
+            journal.opened(record)  # the server looks for its files again, and finds them
             journal.closed(done(record))
             await journal.synced()
             await a_stored_function(store, name="found")
@@ -274,7 +274,7 @@ async def test_no_acknowledgement_on_a_removed_log(open_store: StoreOpener, tmp_
         record = a_call(function)
         async with opened_journal(store, data, commit_after_s=0.001) as journal:
             log.rename(away)
-            for put in (False, True):  # nothing in its place, or another file
+            for put in (False, True):  # first nothing is in the log's place, then another file
                 if put:
                     log.write_bytes(b"")
                 with pytest.raises(StoreUnavailable, match=log.name):
@@ -288,10 +288,11 @@ async def test_no_acknowledgement_on_a_removed_log(open_store: StoreOpener, tmp_
         journal.opened(record)
         await journal.synced()
         log.unlink()
-        journal.closed(done(record))  # not noticed yet: it is in the spool
+        journal.closed(done(record))  # the loss is not noticed yet, and the record is in the spool
         with pytest.raises(StoreUnavailable, match=log.name):
             await journal.aclose()
-    assert await names(open_store, data) == {"kept", "found"}  # a proper end loses nothing
+    # A proper end of the server loses nothing.
+    assert await names(open_store, data) == {"kept", "found"}
     async with open_store(data) as store, opened_journal(store, data) as journal:
         assert not_none(await journal.get(function.id, record.invocation_id)).status == "success"
 
@@ -341,7 +342,7 @@ def copies(path: Path) -> list[Path]:
 
 
 def of_the_schema_before(path: Path) -> str:
-    """Creates a database as the previous version did; returns its schema."""
+    """Create a database as the previous version did; return its schema."""
     new = migrations.ScriptDirectory.from_config(migrations.config()).get_revision("head")  # type: ignore[attr-defined]
     assert new is not None
     engine = create_engine(f"sqlite:///{path}", poolclass=pool.NullPool)
@@ -360,13 +361,14 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
         await a_stored_function(store)
         assert "kept-" in store.condition()[1]
     (copy,) = copies(tmp_path)
-    # No other name: 0.1.0 removes what is called quiltfn.db.before-*, though it refuses the schema.
+    # The copy must have this name: release 0.1.0 refuses the schema, but removes files that are
+    # called quiltfn.db.before-*.
     assert copy.name == f"quiltfn.db.kept-{before}"
     assert copy.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    copy.replace(path)  # back to the older version, and forward again
+    copy.replace(path)  # return to the older version, and upgrade again
     assert await names(open_sqlite, tmp_path) == set()
 
 
@@ -417,7 +419,9 @@ async def test_a_copy_without_room_leaves_nothing_and_changes_nothing(tmp_path: 
 
 
 def test_logs_that_are_holes_and_counts_that_begin_again_are_known(tmp_path: Path) -> None:
-    """Frames of length zero would make the reader step through all of it, some bytes at a time."""
+    """A reader must not step through frames of length zero: it would need very long for a log that
+    is one large hole. Numbers that overflow begin again at 0.
+    """
     log = tmp_path / "quiltfn.db-wal"
     with log.open("wb") as file:
         file.truncate(1 << 38)
@@ -430,7 +434,7 @@ def test_logs_that_are_holes_and_counts_that_begin_again_are_known(tmp_path: Pat
 
 
 def crash(path: Path, at: int) -> None:
-    """The process of a server that is killed after this many steps of its start."""
+    """The process of a server that is killed after `at` steps of its start."""
     mark, left = DataDirectory.mark, at
 
     def marking(self: DataDirectory, *arguments: Any) -> None:

@@ -33,8 +33,8 @@ from timeouts import scaled
 pytestmark = promise("D40")
 
 TABLES = [one for one in tables.metadata.sorted_tables if one not in NOT_COPIED]
-# One row for each kind of value of a column; PostgreSQL's text, or our escape of it, could lose NUL
-# and U+001A.
+# One row for each kind of value of a column. PostgreSQL's text, or quiltfn's escape of it, could
+# lose NUL and U+001A.
 SAMPLES: list[dict[Kind, Any]] = [
     {
         Kind.TEXT: "\0 \x1a \x1a0 \\N \t\r\n é 🧵 \u200b",
@@ -71,7 +71,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """A data directory with rows in every table, with every kind of value."""
+    """A data directory with rows in every table, and with every kind of value."""
     return made(tmp_path / "filled", [rows_of(table) for table in TABLES])
 
 
@@ -135,7 +135,7 @@ def test_all_that_there_is_comes_back_as_it_was(filled, url, tmp_path, capsys):
     assert f"copied and verified: {3 * len(TABLES)} rows of {len(TABLES)} tables" in (
         capsys.readouterr().out
     )
-    image = tmp_path / "back" / "images" / "abc" / "file"  # it stays
+    image = tmp_path / "back" / "images" / "abc" / "file"  # a file that the copy must not touch
     image.parent.mkdir(parents=True)
     image.write_text("kept")
     assert perform(url, tmp_path / "back") == 0
@@ -147,7 +147,7 @@ def test_all_that_there_is_comes_back_as_it_was(filled, url, tmp_path, capsys):
 
 
 def test_what_was_copied_is_served_from(url, tmp_path):
-    """Both open like any store: their schema is complete, and epochs continue."""
+    """Both copies open like any store: their schema is complete, and epochs continue."""
 
     async def epoch_of(opened: Any) -> int:
         async with opened as store:
@@ -168,7 +168,7 @@ def test_what_was_copied_is_served_from(url, tmp_path):
 
 
 class Altered(SqliteFile):
-    """A source or target that alters rows."""
+    """A source or target of a copy that alters rows."""
 
     def __init__(self, connection: sqlite3.Connection, how: str) -> None:
         super().__init__(connection)
@@ -196,7 +196,7 @@ def test_a_difference_is_noticed(filled, tmp_path, how):
             copy.copy(origin, Altered(goal._connection, how), lambda *_: None)
     assert [one.name for one in (tmp_path / "to").iterdir()] == ["quiltfn.lock"]
     with copy_sqlite.source(filled) as origin, copy_sqlite.target(tmp_path / "to") as goal:
-        copy.copy(origin, goal, lambda *_: None)  # control
+        copy.copy(origin, goal, lambda *_: None)  # control: without a change, the copy succeeds
 
 
 def test_a_source_that_is_in_use_or_not_stopped_in_order_is_refused(filled, url, tmp_path, capsys):
@@ -210,7 +210,7 @@ def test_a_source_that_is_in_use_or_not_stopped_in_order_is_refused(filled, url,
     spool.write_bytes(a_line())
     assert perform(filled, url) == 74
     assert "start and stop the server once" in capsys.readouterr().err
-    spool.write_bytes(a_line()[:-9])  # of an unacknowledged write
+    spool.write_bytes(a_line()[:-9])  # a write that was cut off, and so never acknowledged
     assert perform(filled, url) == 0
     assert perform(url, tmp_path / "two", "--data-dir", str(filled)) == 0
     spool.write_bytes(a_line())
@@ -231,7 +231,7 @@ def test_a_source_that_is_in_use_or_not_stopped_in_order_is_refused(filled, url,
 
 
 def a_line() -> bytes:
-    """A line of a spool, with a record."""
+    """A line of a spool, which has a record."""
     return to_line(a_call(a_function()))
 
 
@@ -329,13 +329,13 @@ def fill(large: Path) -> Callable[[str], None]:
 
 @pytest.fixture
 def large_url(fill: Callable[[str], None], tmp_path: Path) -> str:
-    """A database with the data of `large`, which PostgreSQL itself copies after the first time."""
+    """A database with the data of `large`. After the first time, PostgreSQL itself copies it."""
     return postgresql.database_of(tmp_path / "large", fill)
 
 
 @contextlib.contextmanager
 def copying(source: object, target: object) -> Iterator[subprocess.Popen[str]]:
-    """The command in its own process, which does not ignore Ctrl-C even if this one does."""
+    """The copy command in its own process, which does not ignore Ctrl-C even if this one does."""
     arguments = ["env", "--default-signal=INT", sys.executable, "-m", "quiltfn", "store", "copy"]
     with subprocess.Popen(
         [*arguments, str(source), str(target)],
@@ -388,7 +388,7 @@ def test_a_copy_that_is_ended_leaves_the_directory_empty(large_url, tmp_path, nu
         assert said.endswith(f"quiltfn: stopped; {to} is unchanged\n")
         assert not any((to / name).exists() for name in (STAGING, REMOVED))
     assert not (to / "quiltfn.db").exists()
-    assert perform(large_url, to) == 0  # it starts again, whatever was left
+    assert perform(large_url, to) == 0  # the copy starts again, whatever was left behind
     assert rows(to, "SELECT count(*), sum(length(stdout)) FROM invocation") == [(ROWS, ROWS * MIB)]
     assert not (to / STAGING).exists()
 
@@ -419,16 +419,16 @@ def test_a_target_failing_during_a_read_is_named(large_url, tmp_path, capsys, mo
 
 
 def test_memory_does_not_grow_with_what_is_copied(large, url, tmp_path):
-    """Some 95 MiB are Python's and the libraries'; a row of 1 MiB exists in several forms. All rows
-    together would add 96 MiB.
+    """Some 95 MiB are used by Python and the libraries, and a row of 1 MiB exists in several forms.
+    All rows together would add 96 MiB.
     """
     for source, target in ((large, url), (url, tmp_path / "to")):
         assert peak_kib(source, target) < 184 * 1024
 
 
 def peak_kib(source: object, target: object) -> int:
-    """The peak memory of a copy. It is started by a small process, since a child's peak includes
-    the size of the process that starts it.
+    """The peak memory of a copy. A small process starts the copy, since the peak of a child
+    includes the size of the process that starts it.
     """
     command = [sys.executable, "-m", "quiltfn", "store", "copy", str(source), str(target)]
     report = "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"

@@ -26,7 +26,7 @@ import sys
 from quiltfn.operator import keys
 sys.exit(keys.main([*sys.argv[2:], "--data-dir", sys.argv[1]]))
 """
-# The old tools: root works in any directory, and follows any link.
+# How the tools worked before: root works in any directory, and follows any link.
 AS_ROOT = (
     """
 import os, sys
@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), promis
 
 @pytest.fixture
 def ground() -> Iterator[Path]:
-    """Two directories: `data`, which belongs to the owner, and `roots`, with a file of root's."""
+    """Two directories: `data`, which belongs to the owner, and `roots`, with a file of root."""
     path = Path(tempfile.mkdtemp(prefix="quiltfn-test-"))
     path.chmod(0o755)
     try:
@@ -78,7 +78,7 @@ def seen(path: Path) -> tuple[bytes, int, int, int]:
 
 
 def lay(data: Path, name: str, target: Path) -> None:
-    """Creates a link with that name, in a directory that a server has used."""
+    """Create a link with this name in a directory that a server has used."""
     assert run(data, "create").returncode == 0
     (data / name).unlink(missing_ok=True)
     (data / name).symlink_to(target)
@@ -93,12 +93,12 @@ def test_a_tool_of_root_follows_no_link_of_the_server(ground: Path, name: str) -
     done = run(ground / "data", "create")
     assert "Traceback" not in done.stderr
     assert seen(file) == before
-    if name != "quiltfn.db-wal":  # SQLite itself removes or refuses it
+    if name != "quiltfn.db-wal":  # SQLite itself either removes or refuses this link
         assert done.returncode == 74
 
 
 def test_the_same_link_led_the_old_way_to_a_file_of_root(ground: Path) -> None:
-    """Negative control of the test above."""
+    """Negative control of the test above: the former tools destroy a file of root."""
     file = ground / "roots" / "file"
     lay(ground / "data", "quiltfn.lock", file)
     run(ground / "data", "list", program=AS_ROOT)
@@ -106,7 +106,7 @@ def test_the_same_link_led_the_old_way_to_a_file_of_root(ground: Path) -> None:
 
 
 def test_a_tool_of_root_works_in_a_directory_that_only_its_owner_reaches(ground: Path) -> None:
-    """Also below a closed directory, which the owner could not enter by himself."""
+    """The tool must also work below a closed directory, which the owner could not enter."""
     ground.chmod(0o700)
     made = run(ground / "data", "create")
     assert made.returncode == 0, made.stderr
@@ -125,8 +125,8 @@ def test_a_directory_of_root_that_others_may_write_in_is_refused(ground: Path) -
 
 
 def test_a_start_gives_no_file_of_root_away(ground: Path) -> None:
-    """With protected_hardlinks off, anybody can create a second name for a file; here root creates
-    it.
+    """With protected_hardlinks off, anybody can create a second name for a file of root; here, root
+    does this for the test.
     """
     file, data = ground / "roots" / "file", ground / "data"
     before = seen(file)
@@ -156,7 +156,9 @@ def test_a_directory_that_root_has_copied_becomes_the_servers_with_its_images(gr
 @promise("N66")
 @pytest.mark.parametrize("found", [f"images/{'ab' * 32}/a.py", "quiltfn.lock"])
 def test_what_root_puts_back_becomes_the_servers(ground: Path, found: str) -> None:
-    """Without quiltfn.db: the files of runtimes, or the content of a copied directory."""
+    """The directory lacks quiltfn.db: it has the files of runtimes, or the content of a copied
+    directory.
+    """
     data = ground / "data"
     give(data, 0)
     (data / found).parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,7 @@ def test_what_root_puts_back_becomes_the_servers(ground: Path, found: str) -> No
 
 @pytest.mark.parametrize("found", ["photo", "images/holiday.jpg", f"images/{'ab' * 31}/a"])
 def test_a_directory_of_strangers_is_refused_as_it_is(ground: Path, found: str) -> None:
-    """Pictures are not taken for files of runtimes."""
+    """For example, pictures must not be taken for the files of runtimes."""
     (ground / "data" / found).parent.mkdir(parents=True, exist_ok=True)
     (ground / "data" / found).write_bytes(b"mine")
     give(ground / "data", OTHER)
@@ -178,7 +180,7 @@ def test_a_directory_of_strangers_is_refused_as_it_is(ground: Path, found: str) 
 
 
 def test_a_link_in_place_of_the_database_is_not_followed_by_root_in_its_own(ground: Path) -> None:
-    """In a directory of root's only, root itself does the work."""
+    """If the directory belongs to root, root itself does the work."""
     data = ground / "data"
     give(data, 0)
     with closing(sqlite3.connect(ground / "roots" / "other.db")) as other:
@@ -191,7 +193,7 @@ def test_a_link_in_place_of_the_database_is_not_followed_by_root_in_its_own(grou
 
 
 def test_a_key_is_made_where_a_server_is_or_where_it_is_told(ground: Path) -> None:
-    """In a directory without ./data, the key would be unknown to every server."""
+    """The command refuses a directory without ./data: no server would know the key."""
     here = ground / "roots"
     command = [sys.executable, "-m", "quiltfn", "keys", "create"]
     environment = {name: value for name, value in os.environ.items() if "QUILTFN_" not in name}

@@ -34,7 +34,7 @@ def deliveries(store: SqlStore, queue: SqlWork) -> SqlDeliveries:
 
 
 async def ended(journal: SpoolJournal, function: Function, *, destination_id: str) -> str:
-    """Ends an invocation whose outcome is to be sent; returns its id."""
+    """End an invocation that has a destination; return the invocation's id."""
     running = begun(a_piece(function).record)
     journal.opened(running)
     outcome = WorkOutcome(destination_id=destination_id)
@@ -91,7 +91,7 @@ async def test_a_claimed_one_is_nobody_elses_until_the_next_start(
     assert [due.function_id for due in await deliveries.load()] == [function.id]
     await deliveries.finish(
         replace(delivery, status=DeliveryStatus.DELIVERED)
-    )  # of an earlier start
+    )  # the claim is of an earlier start, so it no longer counts
     (again,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
     assert (again.id, again.attempts) == (delivery.id, 2)
 
@@ -271,7 +271,7 @@ async def test_what_has_ended_goes_by_age_and_what_is_too_much_goes_oldest_first
     assert await tight.prune_some(None, NOW_S) == 1
     left = (await deliveries.list(function.id, 10, None, None)).items
     assert [(one.id, one.status) for one in left] == [(made[3], "waiting"), (made[2], "failed")]
-    again = await deliveries.retry(function.id, made[2], 7, 9)  # its content was removed
+    again = await deliveries.retry(function.id, made[2], 7, 9)  # the content was removed
     assert again is not None
     assert (again.status, again.ended_at) == ("failed", NOW_S)
     assert await deliveries.prune_some(2**40, NOW_S) == 1

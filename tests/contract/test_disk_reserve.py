@@ -52,7 +52,7 @@ LATER = 4_000_000_000
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """These tests are about SQLite's file."""
+    """SQLite's store: these tests are about its file."""
     return STORES["sqlite"]
 
 
@@ -68,7 +68,7 @@ async def filled_and_pruned(
 
 
 def size(path: Path) -> int:
-    """The database's size on disk after its log was moved into it."""
+    """The size of the database on disk, once its log was moved into it."""
     with closing(sqlite3.connect(path / "quiltfn.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return (path / "quiltfn.db").stat().st_size
@@ -187,7 +187,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
         journal.on_counted.connect(counted.append)
         await journal.start()
         refused = replace(a_call(function), status=Status.ERROR, started_at=None)
-        # Its sandbox could not be created: that has a record without a start.
+        # The invocation's sandbox could not be created, so its record has no start.
         journal.closed(refused)
     await journal.synced()
 
@@ -196,7 +196,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
         return journal.problem is None
 
     await eventually(is_well)
-    # Listeners that count commits, such as quotas, also get what the last server left.
+    # Listeners that count commits, such as quotas, also get the records that the last server left.
     assert sum(one.count for sums in counted for one in sums.values()) == 2
     later = a_call(function)
     journal.opened(later)
@@ -231,7 +231,9 @@ def test_damage_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 async def test_full_disks_defer_other_ends(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They appear as ended at once, and are stored when the disk has space."""
+    """On a full disk, requests and operations that were interrupted appear as ended at once. Their
+    ends are stored when the disk has space.
+    """
     request = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
     left = an_operation(LATER)
     await SqlIdempotencyStore(store.database).reserve(request, LATER)
@@ -253,13 +255,14 @@ async def test_full_disks_defer_other_ends(
 
     interrupted = StoredResponse(body_digest="d", status=503, headers={}, body=b"interrupted")
     fresh = replace(request, key="of this start")
-    for key in (fresh, fresh):  # a key of this start is running, whatever is deferred
+    # A key of this start is running, whatever is deferred of earlier ones.
+    for key in (fresh, fresh):
         running = await answers.reserve(key, LATER)
     assert running == StoredResponse(body_digest="d")
     assert await seen(answers, operations) == (interrupted, [ended, ended])
     assert await operations.get("other", "o") is None
     stored = SqlIdempotencyStore(store.database), SqlOperations(store.database)
-    # Negative control: this is from memory, since the database still has them as running.
+    # Negative control: only memory has these ends. In the database, both are still running.
     assert await seen(*stored) == (StoredResponse(body_digest="d"), [left, left])
     assert await refilled(store, monkeypatch, is_there=True)
     for them in (stored, (answers, operations)):

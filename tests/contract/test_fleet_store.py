@@ -31,7 +31,9 @@ def url(tmp_path: Path) -> str:
 def node(
     url: str, path: Path, name: str, fleet_id: str = FLEET, wait_s: float = BUSY_TIMEOUT_S
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """`wait_s`: for what another node holds, or held until PostgreSQL ended its connection."""
+    """A node of the fleet. `wait_s`: how long it waits for locks that another node holds, or held
+    until PostgreSQL ended its connection.
+    """
     return open_as_node(
         url, path / name, None, node_id=name, fleet_id=fleet_id, busy_timeout_s=wait_s
     )
@@ -40,7 +42,7 @@ def node(
 def refused(
     url: str, path: Path, name: str, fleet_id: str = FLEET
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """A node that another server excludes."""
+    """A node that can't start, because of another server."""
     return node(url, path, name, fleet_id, HELD_S)
 
 
@@ -52,7 +54,7 @@ async def test_nodes_of_different_names_share_it(url: str, tmp_path: Path) -> No
         assert [boot.node_id for boot in boots] == ["one", "two"]
         assert not any(boot.is_alone for boot in boots)
         assert boots[0].epoch < boots[1].epoch
-    # A second node of a name waits for the first.
+    # A second node of the same name waits for the first.
     async with node(url, tmp_path, "one") as first:
         with pytest.raises(StoreUnavailable, match="A node named one is serving from this"):
             async with refused(url, tmp_path / "other", "one"):
@@ -72,7 +74,7 @@ async def test_a_new_connection_takes_the_lock_of_a_name_again(url: str, tmp_pat
             with pytest.raises(StoreUnavailable, match="A node named one"):
                 await first.database.write(lambda _: None)
             first.database.busy_timeout_s = BUSY_TIMEOUT_S
-        # The lock is its own again, but the other one has ended its work.
+        # The first node has the lock again, but the other node has ended its work.
         with pytest.raises(StoreUnavailable, match="started again elsewhere"):
             await first.database.write(lambda _: None)
         with pytest.raises(StoreUnavailable, match="A node named one"):
@@ -81,7 +83,7 @@ async def test_a_new_connection_takes_the_lock_of_a_name_again(url: str, tmp_pat
 
 
 async def test_a_node_takes_no_data_directory_of_another_one(url: str, tmp_path: Path) -> None:
-    async with node(url, tmp_path, "one"):  # nor that of one that runs
+    async with node(url, tmp_path, "one"):  # not even the directory of a running node
         shared = open_as_node(
             url, tmp_path / "one", None, node_id="two", fleet_id=FLEET, busy_timeout_s=HELD_S
         )
@@ -115,7 +117,8 @@ async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> 
         async with open_postgresql(url, tmp_path / "alone", node_id="alone"):
             pass
     async with node(url, tmp_path, "one") as first:
-        assert first.database.boot.epoch == epoch + 1  # what was stored before is the fleet's
+        # What was stored before belongs to the fleet now.
+        assert first.database.boot.epoch == epoch + 1
         with pytest.raises(StoreUnavailable, match="Another quiltfn"):
             async with open_postgresql(url, tmp_path / "alone", busy_timeout_s=HELD_S):
                 pass
@@ -147,11 +150,13 @@ def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:
         copy(origin, goal, copied.__setitem__)
     assert "fleet" not in copied
     assert "function" in copied
-    begin_fleet(empty, None, "f" * 32)  # this would be refused
+    begin_fleet(empty, None, "f" * 32)  # a fleet's database would be refused here
 
 
 async def test_what_a_node_has_stored_is_there_after_postgresql_was_killed(tmp_path: Path) -> None:
-    """PostgreSQL writes commits to disk later, and nodes wait for that only after their turn."""
+    """PostgreSQL writes commits to disk later. A node waits for this only after its turn, so it
+    must do so before it acknowledges.
+    """
     with postgresql.started() as cluster:
         found = cluster.create("fleet")
         begin_fleet(found, None, FLEET)

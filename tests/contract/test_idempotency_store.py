@@ -67,7 +67,7 @@ async def test_only_its_server_reserves_again(
         assert await own.reserve(REQUEST, NOW, None, headers) is None
         running = StoredResponse(body_digest="d1", headers=headers)
         assert await own.reserve(REQUEST, NOW) == running
-        # Another server cannot tell whether it runs.
+        # Another server cannot tell whether the request still runs.
         assert await other.reserve(REQUEST, NOW, again=True) == running
         headers = {"x-invocation-id": "second"}
         assert await own.reserve(REQUEST, NOW, None, headers, again=True) is None
@@ -78,7 +78,9 @@ async def test_only_its_server_reserves_again(
 
 @promise("N89")
 async def test_other_servers_slots_stay(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    """A release was stored without its server learning of that, so it repeats the release."""
+    """The first server has released its key, but does not know that this succeeded, so it releases
+    the key again. The second server has the key by then, and must keep it.
+    """
     async with open_shared(tmp_path, "one") as store, open_shared(tmp_path, "two") as peer:
         first, second = (SqlIdempotencyStore(each.database) for each in (store, peer))
         assert await first.reserve(REQUEST, NOW) is None
@@ -168,11 +170,12 @@ async def test_a_slot_is_good_for_24_hours(store: SqlStore) -> None:
     assert await answers.reserve(REQUEST, NOW + DAY_S - 1) is not None
     later = replace(REQUEST, body_digest="d2")
     assert await answers.reserve(later, NOW + DAY_S) is None
-    # It belongs to another request by now: neither the old response nor the old owner affects it.
+    # The key belongs to another request by now: neither the old response nor the old owner affects
+    # it.
     await answers.complete(REQUEST, 200, {}, b"late")
     await answers.release(REQUEST)
     assert await answers.reserve(later, NOW + DAY_S) == StoredResponse(body_digest="d2")
-    stamped = replace(REQUEST, key="stamped")  # a response is as old as its stamp says
+    stamped = replace(REQUEST, key="stamped")  # the age of a response is that of its stamp
     await answers.reserve(stamped, NOW, made_at=NOW + 100)
     await answers.complete(stamped, 200, {}, b"")
     assert await answers.reserve(stamped, NOW + DAY_S + 99) is not None

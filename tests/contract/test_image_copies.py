@@ -12,7 +12,7 @@ X, Y, Z = (letter * 64 for letter in "xyz")
 
 
 async def test_a_node_has_what_it_said_last(open_store: StoreOpener, tmp_path: Path) -> None:
-    """No other node is touched, and it is known after a restart."""
+    """What one node reports must not change the images of others, and must survive a restart."""
     async with open_store(tmp_path) as store:
         copies = SqlImageCopies(store.database)
         await copies.state("one", [X, Y])

@@ -103,7 +103,7 @@ async def test_what_accepted_work_has_is_stored(journal: SpoolJournal, function:
         origin_invocation_id="an-origin",
     )
     journal.opened(call)
-    for _ in range(2):  # from memory, and from the database
+    for _ in range(2):  # first from memory, then from the database
         assert await journal.get(function.id, call.invocation_id) == call
         assert await journal.get("other", call.invocation_id) is None
         await journal.synced()
@@ -113,7 +113,9 @@ async def test_what_accepted_work_has_is_stored(journal: SpoolJournal, function:
 
 
 async def test_newer_attempts_stay(store: SqlStore, function: Function, tmp_path: Path) -> None:
-    """A spool that reappears after a power cut has the first attempt, long after its retry."""
+    """A spool that reappears after a power cut has the first attempt, long after its retry was
+    stored.
+    """
     first = a_call(function)
     second = replace(first, attempt=2, started_at=1_760_000_200)
     for call in (second, first):
@@ -128,7 +130,7 @@ async def test_newer_attempts_stay(store: SqlStore, function: Function, tmp_path
 async def test_output_that_was_stored_as_text_reads_the_same(
     journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    """Records from before output was bytes; their schema is the same here."""
+    """Earlier releases stored output as text, in the same schema."""
     end = done(a_call(function), stdout="ä\ufffd\n".encode())
     journal.closed(end)
     await journal.synced()
@@ -145,12 +147,14 @@ async def test_output_that_was_stored_as_text_reads_the_same(
 async def test_large_output_does_not_wait_for_the_timer_of_the_commit(
     store: SqlStore, function: Function, tmp_path: Path, size: int
 ) -> None:
-    """Neither as the first record, nor during a commit; small output waits."""
+    """Large output is committed at once, as the first record and during a commit; small output
+    waits for the timer.
+    """
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
         journal.closed(done(a_call(function), stdout=b"\0" * size))
         assert (journal._commit is not None) is (size > COMMIT_AT_BYTES)
         first = journal._commit_now()
-        await asyncio.sleep(0)  # it begins, and has taken what there was
+        await asyncio.sleep(0)  # the commit begins with the records that exist now
         journal.closed(done(a_call(function), stdout=b"\0" * size))
         await first
         second = journal._commit
@@ -164,7 +168,9 @@ async def test_large_output_does_not_wait_for_the_timer_of_the_commit(
 async def test_calls_that_wait_for_their_large_output_are_never_refused(
     journal: SpoolJournal, function: Function, settles: bool
 ) -> None:
-    """One after the other, however slow the disk is; callers that do not wait fill the segment."""
+    """Each call waits until its output is stored, however slow the disk is. Negative control: if
+    calls do not wait, they fill the segment.
+    """
 
     async def some() -> None:
         for _ in range(9):
@@ -187,7 +193,7 @@ async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
     written = sizes(tmp_path)
     amended = replace(end, timeline=Timeline(why, 1, 2, 3, 4, 6))
     journal.amended(amended)
-    assert sizes(tmp_path) == written  # it costs no write
+    assert sizes(tmp_path) == written  # the change causes no write
     assert await journal.get(function.id, end.invocation_id) == amended
     await journal.synced()
     assert await journal.get(function.id, end.invocation_id) == amended
@@ -198,7 +204,7 @@ async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
 
 async def test_kills_keep_timelines(store: SqlStore, function: Function, tmp_path: Path) -> None:
     end = replace(done(a_call(function)), timeline=Timeline(ColdStartReason.FIRST, 1, 2, 3, 4, 5))
-    before = done(a_call(function))  # as written by a server that stored none
+    before = done(a_call(function))  # a record of a server that stored no timelines
     line = to_line(before).replace(b',"timeline":null', b"")
     body = line[9:-1]
     (tmp_path / SPOOLS[0]).write_bytes(to_line(end) + b"%08x %b\n" % (crc32(body), body))
@@ -240,7 +246,7 @@ async def test_many_records_take_few_statements(store: SqlStore, function: Funct
         driver.set_trace_callback(None)
         inserts = {
             one for one in executed if "INSERT INTO invocation (" in one
-        }  # triggers repeat it
+        }  # triggers repeat the statement
         open_now = Path("/proc/self/fd").iterdir()
         files = [one for one in open_now if "etilqs_" in str(one.resolve(strict=False))]
         return len(inserts), len(files)
@@ -270,7 +276,7 @@ async def test_output_is_read_by_parts(journal: SpoolJournal, function: Function
     end = done(a_call(function), stdout=bytes(range(256)) * 1000)
     ids = (function.id, end.invocation_id)
     journal.closed(end)
-    for _ in range(2):  # from memory, and from the database
+    for _ in range(2):  # first from memory, then from the database
         outline = not_none(await journal.outline(*ids))
         assert outline.sizes == {"stdout": 256_000, "stderr": 0}
         assert outline.record == replace(end, stdout=b"")
@@ -286,7 +292,7 @@ async def test_output_is_read_by_parts(journal: SpoolJournal, function: Function
 async def test_ends_count_once(store: SqlStore, journal: SpoolJournal, function: Function) -> None:
     calls = [a_call(function, started_at=1_760_000_000 + n) for n in range(6)]
     for call in calls[:3]:
-        journal.opened(call)  # these are open during a commit, the others begin and end within one
+        journal.opened(call)  # these are open during a commit; the others begin and end within one
     await journal.synced()
     assert await counters_of(store, function) == FunctionCounters()
     for code, call in enumerate(reversed(calls)):
@@ -334,7 +340,7 @@ async def test_late_records_of_a_deleted_function_bring_nothing_back(
 async def test_a_page_that_ends_with_its_bytes_keeps_a_record_that_was_committed_meanwhile(
     journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two long records are listed while their commit is in progress."""
+    """Two long records are listed while they are being committed."""
     journal._commit_after_s = NEVER_S
     older, newer = (done(a_call(function, invocation_id=one), stdout=b"x" * 1000) for one in ids(2))
     for record in (older, newer):
@@ -403,7 +409,7 @@ async def test_a_full_disk_refuses_new_calls_and_keeps_the_ends_of_running_ones(
     journal.opened(running)
     written = sum(sizes(tmp_path))
     end = done(running, stdout=b"x" * 10_000)
-    with files_at_most(written + 100):  # a part of the record fits: it is cut off again
+    with files_at_most(written + 100):  # the part of the record that fits is cut off again
         with pytest.raises(StoreUnavailable):
             journal.opened(a_call(function))
         with pytest.raises(StoreUnavailable):
@@ -475,7 +481,7 @@ async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_
             assert found == replace(
                 call,
                 status=Status.INTERRUPTED,
-                ended_at=call.started_at,  # the clock is behind it: see ManualClock
+                ended_at=call.started_at,  # `ManualClock` is behind the time of the start
                 error_message="the server ended while the call was running",
                 end_cause=Interrupted("server_ended"),
             )
@@ -497,10 +503,10 @@ async def test_pages_end_by_bytes(journal: SpoolJournal, function: Function, sto
         written.append(record.invocation_id)
         if number + 1 == stored:
             await journal.synced()
-    written.sort()  # those of one millisecond in any order
+    written.sort()  # records of the same millisecond may be in any order
     pages = await record_pages(journal, function_id=function.id, limit=9, max_bytes=2500)
     assert [one.invocation_id for page in pages for one in page] == written[::-1]
-    # Records that are in memory need no further read.
+    # Records that are in memory need no further read of the database.
     assert stored < 10 or max(map(len, pages)) == 3
     query = InvocationQuery(function_id=function.id, limit=50, max_bytes=1, with_output=False)
     without = (await journal.query(query)).items

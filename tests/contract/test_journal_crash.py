@@ -1,8 +1,8 @@
-"""`kill -9`: what the journal acknowledged is there afterwards, and every record has an end.
+"""`kill -9`: the journal has all that it acknowledged, and every record has an end.
 
-A child writes records and tells each acknowledged one over a pipe; it is killed in the middle of
-that, at a random moment, over and over on the same directory. With `lazy` as the negative control
-its spool keeps the last records in memory, and the very same check must find that out.
+A child writes records and reports each acknowledged one over a pipe. It is killed at a random
+moment, over and over on the same directory. The negative control is `lazy`: its spool keeps the
+last records in memory, and the same check must find that they are lost.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def child(path: Path, lazy: bool) -> None:
 
 
 async def write_for_ever(path: Path) -> None:
-    """The child: up to 20 invocations at a time; prints one line for each acknowledgement."""
+    """The child: up to 20 invocations at a time. Prints a line for each acknowledgement."""
     pick = random.Random()
     async with opened_as_before(path) as store, opened_journal(store, path) as journal:
         (stored, *_) = await store.load()
@@ -76,7 +76,7 @@ def tell(event: str, call: Invocation) -> None:
 
 
 def make_lazy() -> None:
-    """Breaks the promise on purpose: a record is written when the next one comes."""
+    """Break the promise on purpose: a record is written only when the next one arrives."""
     append, held = Spool.append, dict[Spool, Invocation]()
 
     def late(self: Spool, record: Invocation) -> None:
@@ -88,13 +88,13 @@ def make_lazy() -> None:
 
 
 async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[str, str]:
-    """The acknowledgements of a child before it was killed, by invocation id."""
+    """Run a child and kill it; return its acknowledgements until then, by invocation id."""
     acknowledged = await said_before_a_kill(after_s, child, path, lazy)
     return {key: what for what, _, key in (line.partition(" ") for line in acknowledged)}
 
 
 async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
-    """Every record of the function after a restart, checked against the counters."""
+    """Every record of the function after a restart. Checks the records against the counters."""
     async with opened_as_before(path) as store, opened_journal(store, path) as journal:
         pages = await record_pages(journal, function_id=function.id, limit=1000)
         found = {record.invocation_id: record for page in pages for record in page}
@@ -117,7 +117,9 @@ async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
 
 
 def lost(acknowledged: dict[str, str], found: dict[str, Invocation]) -> list[str]:
-    """Acknowledged starts without a record, and acknowledged ends that differ from the record's."""
+    """The acknowledged starts without a record, and the acknowledged ends that differ from the
+    record.
+    """
     return [
         f"{what} {key}"
         for key, what in acknowledged.items()
@@ -160,7 +162,9 @@ async def test_a_kill_during_restart_loses_nothing_either(path: Path, function: 
 
 
 def ended_at(path: Path, checkpoint: int) -> None:
-    """A start that is killed just before it moves the log into the file for the given time."""
+    """The process of a server that is killed just before it moves the log into the file.
+    `checkpoint`: which such move this is, from 1.
+    """
     driver, seen = SqliteDatabase._driver, [0]
 
     class Watched:
@@ -186,7 +190,9 @@ def ended_at(path: Path, checkpoint: int) -> None:
 async def test_two_kills_in_the_middle_of_starts_leave_a_directory_that_opens(
     path: Path, function: Function, first: int, second: int
 ) -> None:
-    """The file and its log may then have different numbers, and the note has room for two."""
+    """Such a kill may leave different numbers in the file and its log. The note has room for two
+    numbers.
+    """
     if is_on_postgresql(path):
         pytest.skip("PostgreSQL has no log of ours")
     acknowledged = await run_and_kill(path, 0.05)

@@ -89,7 +89,9 @@ class Node(NamedTuple):
 async def a_node(
     open_shared: SharedStoreOpener, path: Path, name: str, *, spool: str = ""
 ) -> AsyncIterator[Node]:
-    """A node of a fleet at its start. `spool`: the directory of its spool, if not its name."""
+    """A node of a fleet at its start. `spool`: the directory of its spool (default: the node's
+    name).
+    """
     clock = ManualClock(NOW_S)
     async with open_shared(path / "shared", name) as store, contextlib.AsyncExitStack() as stack:
         database = store.database
@@ -101,7 +103,7 @@ async def a_node(
         journal = SpoolJournal(database, path / (spool or name), clock)
         await journal.start()
         stack.push_async_callback(closed, journal)
-        # SQLite's first write would do it.
+        # SQLite would register the node only with its first write.
         await database.write(lambda connection: nodes.register(connection, database.boot, "1.0"))
         members = SqlMembers(database, quickly, clock, LOST)
         await members.register(f"{name}:7000", Report())
@@ -112,7 +114,7 @@ async def a_node(
 async def two_nodes(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> AsyncIterator[tuple[Node, Node]]:
-    """Nodes "one" and "two"."""
+    """Two nodes of a fleet: "one" and "two"."""
     async with (
         a_node(open_shared, tmp_path, "two") as second,
         a_node(open_shared, tmp_path, "one") as first,
@@ -121,17 +123,17 @@ async def two_nodes(
 
 
 async def closed(journal: SpoolJournal) -> None:
-    """Ends it, even if it may store nothing any more."""
+    """End a journal, even if it can store nothing any more."""
     with contextlib.suppress(StoreUnavailable):
         await journal.aclose()
 
 
 async def killed(node: Node) -> Member:
-    """Ends a node as `kill -9` would: its spool stays."""
+    """End a node as `kill -9` would: its spool stays."""
     node.journal._close()
     if node.journal._timer is not None:
         node.journal._timer.cancel()
-    node.journal._written = node.journal._kept  # nothing is left to commit
+    node.journal._written = node.journal._kept  # the journal has nothing left to commit
     cast("Any", node.journal)._close = lambda: None
     return await own_row(node)
 
@@ -142,7 +144,9 @@ async def own_row(node: Node) -> Member:
 
 
 async def connected(ask: Callable[[], Awaitable[T]]) -> T:
-    """Runs requests of a node whose sessions another one has ended: it reconnects."""
+    """Make a request of a node whose sessions another node has ended, until the node has
+    reconnected.
+    """
     async with asyncio.timeout(scaled(10)):
         while True:
             with contextlib.suppress(StoreUnavailable):
@@ -167,7 +171,8 @@ async def test_each_node_sees_the_others_and_what_they_report(two_nodes) -> None
     again = not_none(await first.members.beat(BUSY))
     assert (again.beat, again.report) == (2, BUSY)
     (after,) = [one for one in await second.members.read() if one.name == "one"]
-    assert after.report is found["one"].report  # as before: it is not read again
+    # The report has not changed, so it is not read again.
+    assert after.report is found["one"].report
     await first.members.beat(Report(running=1))
     (changed,) = [one for one in await second.members.read() if one.name == "one"]
     assert changed.report == Report(running=1)
@@ -178,7 +183,8 @@ async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_pat
         async with a_node(open_shared, tmp_path, "one", spool="other") as second:
             assert await connected(lambda: first.members.beat(BUSY)) is None
             assert await second.members.beat(BUSY) is not None
-            await connected(first.members.leave)  # it has nothing any more to release
+            # There is nothing any more that this node could release.
+            await connected(first.members.leave)
             assert (await own_row(second)).presence is Presence.PRESENT
 
 
@@ -204,7 +210,7 @@ async def test_a_node_that_left_comes_back_as_an_operator_wants_it(open_shared, 
         assert await node.members.beat(BUSY) is None
         left = await own_row(node)
         assert left.presence is Presence.LEFT
-        assert left.report == Report()  # its report is no longer needed
+        assert left.report == Report()  # nobody needs the report any more
     async with a_node(open_shared, tmp_path, "one") as node:
         back = await own_row(node)
         assert (back.presence, back.state) == (Presence.PRESENT, NodeState.CORDONED)
@@ -223,7 +229,7 @@ def test_a_report_names_the_largest_pools_alone() -> None:
 
 
 async def left_of(node: Node, function: Function) -> dict[str, str]:
-    """Creates one of everything that a killed node may have; returns their ids."""
+    """Create one of everything that a killed node may have; return the ids."""
     running = replace(a_call(function), execution_node_id=node.members.name)
     node.journal.opened(running)
     await SqlPolicies(node.store.database).save_async(function.id, TWICE)
@@ -273,12 +279,12 @@ async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_pat
             await SqlOperations(second.store.database).get("t", calls["operation"])
         )
         assert (operation.status, operation.retryable) == ("failed", True)
-        # Work on other nodes continues.
+        # Invocations on other nodes continue.
         assert await second.journal.get(function.id, ours.invocation_id) == ours
 
 
 async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
-    """Even if its name would end a string."""
+    """The slots must be free even if the node's name has characters that end a string."""
     lost, other = "lo'st\"", "an other"
     held = {node: {"count": 2, "wanted": 3, "epoch": 1, "turn": 1} for node in (lost, other)}
     async with (
@@ -336,7 +342,8 @@ async def test_nobody_takes_over_a_node_that_has_moved(two_nodes) -> None:
     assert await second.members.take_over(left) is None
     assert (await own_row(first)).presence is Presence.LEFT
     assert await second.members.take_over(await own_row(first)) is not None
-    assert await second.members.take_over(await own_row(first)) is not None  # nothing is left
+    # A second take-over finds nothing left.
+    assert await second.members.take_over(await own_row(first)) is not None
     assert (await own_row(first)).presence is Presence.GONE
 
 
@@ -362,7 +369,7 @@ async def test_deliveries_of_a_lost_node_are_sent_by_others(two_nodes) -> None:
 
 
 async def counted(node: Node, function: Function) -> tuple[int, int, dict[str, int]]:
-    """Calls and errors of the function, and its calls by status."""
+    """The number of calls and errors of the function, and of its calls by status."""
     found = not_none(await node.store.find(function.id))
     stats = SqlStats(node.store.database, ManualClock(NOW_S), StorageLimit())
     by_status: dict[str, int] = {}
@@ -377,8 +384,8 @@ async def counted(node: Node, function: Function) -> tuple[int, int, dict[str, i
 async def with_late_end(
     open_shared: SharedStoreOpener, path: Path, policy: AsyncPolicy | None = None
 ) -> AsyncIterator[tuple[Node, Node, Function, Invocation]]:
-    """Two nodes. The first one was taken over while it had accepted work, whose success is in its
-    spool; it was not restarted yet.
+    """Two nodes. The first one was taken over while it had accepted work. The work's success is in
+    its spool, but it was not restarted yet.
     """
     async with a_node(open_shared, path, "two") as second:
         function = await a_stored_function(second.store)
@@ -453,7 +460,9 @@ async def test_a_late_end_does_not_change_a_call_that_was_redriven(open_shared, 
 @promise("N32")
 @pytest.mark.parametrize("is_tried", [True, False])
 async def test_a_late_delivery_names_its_original(open_shared, tmp_path, is_tried: bool) -> None:
-    """A receiver may have the first one; one that was never tried is no longer sent."""
+    """The receiver may have got the first delivery, so the second one names it. A first delivery
+    that was never tried is no longer sent.
+    """
     to = Destination(url="https://example.com/", secret="whsec_" + "A" * 32)
     policy = AsyncPolicy(on_success=to, on_failure=to)
     async with with_late_end(open_shared, tmp_path, policy) as (_, two, function, _running):
@@ -489,7 +498,8 @@ async def test_a_node_that_was_taken_over_stores_nothing_more(two_nodes) -> None
     first.journal.opened(replace(a_call(function), execution_node_id="one"))
     with pytest.raises(StoreUnavailable, match="taken over"):
         await first.journal.synced()
-    assert len(await claimed(second.work, function)) == 1  # control
+    # Control: the other node can claim the work.
+    assert len(await claimed(second.work, function)) == 1
 
 
 @OF_POSTGRESQL
@@ -504,7 +514,7 @@ async def test_a_beat_does_not_wait_behind_records_that_are_stored(two_nodes) ->
 
     writing = asyncio.ensure_future(second.store.database.write(long))
     await begun_at.wait()
-    first.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
+    first.store.database.busy_timeout_s = 0.5  # this ends before PostgreSQL ends the transaction
     with pytest.raises(StoreUnavailable):  # control: another write does wait
         await asyncio.wait_for(first.store.database.write(lambda _: None), scaled(30))
     async with asyncio.timeout(scaled(2)):

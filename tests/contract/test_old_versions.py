@@ -1,6 +1,4 @@
-"""Which versions are removed when a new one is stored, and that nothing starts to need a removed
-one.
-"""
+"""A new version removes old ones, but none that anything needs or may begin to need."""
 
 from typing import Any
 
@@ -61,7 +59,7 @@ async def numbers(store: SqlStore, function: Function) -> list[int]:
         (UNBOUND, 10, [1, 2, 3, 4, 5, 6]),
         (VersionLimits(kept=4, tenant_bytes=0), 10, [3, 4, 5, 6]),
         (VersionLimits(kept=100, tenant_bytes=40_000), 10_000, [4, 5, 6]),
-        # The current version and the previous one stay, however large they are.
+        # The current and the previous version stay, however large they are.
         (VersionLimits(kept=100, tenant_bytes=1), 10_000, [5, 6]),
     ],
 )
@@ -91,11 +89,12 @@ async def test_what_is_current_or_named_stays(store: SqlStore) -> None:
     await store.database.write(
         lambda connection: connection.execute(insert(tables.input_table), given) and None
     )
-    function = await store.save(replace(function, current_version=2))  # rolled back
+    # The function was rolled back.
+    function = await store.save(replace(function, current_version=2))
     limits = VersionLimits(kept=2, tenant_bytes=0)
     failed = await store.save(
         function, sized(function, 7, 10), limits=limits
-    )  # it cannot become current
+    )  # the new version cannot become current
     assert await numbers(store, function) == [1, 2, 3, 4, 6, 7]
     await aliases.save(function.id, "a", None, both)
     await update(store, failed, 8, limits)
@@ -113,7 +112,7 @@ async def test_versions_that_must_stay_are_bounded_as_well(store: SqlStore) -> N
         await update(store, function, 7, limits, 10_000)
     assert await numbers(store, function) == [1, 2, 3, 4, 5, 6]
     await aliases.save(function.id, "a3", None, alias)
-    await update(store, function, 7, limits, 10_000)  # control
+    await update(store, function, 7, limits, 10_000)  # control: without the alias, its versions go
     assert await numbers(store, function) == [1, 2, 6, 7]
 
 
@@ -129,6 +128,7 @@ async def test_nothing_begins_to_need_a_version_that_is_gone(store: SqlStore) ->
     piece = a_piece(function)
     with pytest.raises(NotFound, match="no version 1"):
         await queue.accept(replace(piece, input=replace(piece.input, version=1)))
-    await queue.accept(replace(piece, input=replace(piece.input, version=3)))  # control
+    # Control: version 3 still exists.
+    await queue.accept(replace(piece, input=replace(piece.input, version=3)))
     await aliases.save(function.id, "a", alias, None)
     await store.save(replace(function, current_version=3))

@@ -12,7 +12,7 @@ import postgresql
 from contract.stores import child_environment
 from e2e.server import is_alive, short_dir, until
 
-# A process with its own cluster, which it reports.
+# The script of a process that starts its own cluster, and reports it.
 STARTS_ONE = """
 import time, postgresql
 with postgresql.started(is_in_memory=False) as cluster:
@@ -33,7 +33,7 @@ def test_a_database_belongs_to_an_ordinary_role_by_socket_and_by_tcp(cluster):
     assert answer(cluster.tcp_url("a")) == (postgresql.ROLE, "a")
     is_super = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
     assert answer(url, is_super) == (False,)
-    answer(url, "CREATE TABLE t (n int)")  # it may create tables
+    answer(url, "CREATE TABLE t (n int)")  # the role may create tables
     with pytest.raises(psycopg.OperationalError, match="no password supplied"):
         answer(cluster.tcp_url("a", None))
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -41,7 +41,7 @@ def test_a_database_belongs_to_an_ordinary_role_by_socket_and_by_tcp(cluster):
 
 
 def test_all_memory_that_has_a_name_is_in_its_directory(cluster):
-    """So nothing is left of a cluster that is killed and not restarted."""
+    """Otherwise, a cluster that is killed and not restarted would leave shared memory behind."""
     maps = Path(f"/proc/{cluster.processes()[0]}/maps").read_text()
     assert f"{cluster.data}/pg_dynshmem/" in maps
     assert "/dev/shm/PostgreSQL." not in maps
@@ -60,7 +60,7 @@ def test_a_database_of_a_directory_is_made_once_out_of_a_template(tmp_path):
     answer(first, "INSERT INTO made VALUES (1)")
     assert answer(same, "SELECT count(*) FROM made") == (1,)
     assert answer(other, "SELECT count(*) FROM made") == (0,)
-    with psycopg.connect(first):  # an open connection does not prevent it
+    with psycopg.connect(first):  # an open connection must not prevent the removal
         postgresql.drop_databases()
     assert answer(postgresql.database_of(tmp_path / "a", fill), "SELECT count(*) FROM made") == (0,)
     postgresql.drop_databases()
@@ -69,7 +69,7 @@ def test_a_database_of_a_directory_is_made_once_out_of_a_template(tmp_path):
 def test_it_ends_with_tests_that_are_killed():
     if postgresql.why_not():
         pytest.skip(str(postgresql.why_not()))
-    with short_dir() as directory:  # it has no time to remove its files
+    with short_dir() as directory:  # the process has no time to remove its files
         environment = {**child_environment(), "TMPDIR": str(directory)}
         with subprocess.Popen(
             [sys.executable, "-c", STARTS_ONE], stdout=subprocess.PIPE, env=environment

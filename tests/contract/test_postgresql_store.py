@@ -1,4 +1,4 @@
-"""PostgreSQL's differences from a file: it ends connections, responds late or never, is shared by
+"""PostgreSQL differs from a file: it ends connections, responds late or never, is shared by
 servers, sorts text by a language, and stores no U+0000.
 """
 
@@ -79,7 +79,7 @@ def a_database(cluster: Cluster, name: str = "a") -> str:
 async def servers(
     url: str, path: Path, *names: str, **options: Any
 ) -> AsyncIterator[list[SqlStore]]:
-    """Servers on one database, which start at the same time."""
+    """Servers that share one database, and start at the same time."""
     async with contextlib.AsyncExitStack() as stack:
         starting = (
             open_postgresql(url, path / name, node_id=name, alone=False, **options)
@@ -102,7 +102,7 @@ async def test_the_baseline_makes_the_tables_that_the_code_uses(store: SqlStore)
     assert unexpected == []
     is_whole, reason = store.condition()
     assert is_whole
-    assert "fsync off" in reason  # the tests' own PostgreSQL is an example
+    assert "fsync off" in reason  # the tests' own PostgreSQL runs without fsync
 
 
 async def test_every_text_compares_by_its_bytes(store: SqlStore, tmp_path: Path) -> None:
@@ -115,7 +115,8 @@ async def test_every_text_compares_by_its_bytes(store: SqlStore, tmp_path: Path)
     names = ["B", "a", "Z-1", "z", "é", "_"]
     for name in names:
         await a_stored_function(store, name=name)
-    assert rows(tmp_path, "SELECT 'a' < 'B'") == [(True,)]  # according to the database itself
+    # The database itself sorts by a language.
+    assert rows(tmp_path, "SELECT 'a' < 'B'") == [(True,)]
     found = rows(tmp_path, "SELECT name FROM function ORDER BY name")
     assert [one for (one,) in found] == sorted(names)
 
@@ -185,7 +186,9 @@ HOT: list[tuple[str, str, dict[str, object]]] = [
 
 
 async def test_hot_statements_find_their_rows_by_an_index(store: SqlStore) -> None:
-    """With few rows PostgreSQL prefers to read a whole table; here it avoids that if it can."""
+    """With few rows, PostgreSQL prefers to read a whole table; here, it avoids this if an index can
+    be used.
+    """
 
     def plans(connection: Connection) -> list[str]:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
@@ -248,7 +251,7 @@ async def test_read_only_roles_and_databases_are_named(cluster: Cluster, tmp_pat
         with pytest.raises(StoreUnavailable, match="read-only transaction"):
             await store.ping()
         cluster.run("ALTER DATABASE a RESET default_transaction_read_only")
-        await store.ping()  # by another connection
+        await store.ping()  # the store has opened another connection
 
 
 async def test_a_full_disk_of_postgresql_is_told_as_one(store: SqlStore, tmp_path: Path) -> None:
@@ -295,7 +298,7 @@ async def test_text_with_nul_is_stored_whole(store: SqlStore, tmp_path: Path) ->
 
 
 async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
-    """An index entry has at most a third of a page."""
+    """An index entry may take at most a third of a page, so the path can't be in it."""
     answers = SqlIdempotencyStore(store.database)
     request = IdempotentRequest(
         tenant_id="t",
@@ -321,11 +324,12 @@ async def test_a_connection_ended_by_postgresql_is_remade(
         for number in range(1, 4):
             await store.ping()
             await store.newest_change()
-            assert cluster.disconnect("a") >= 2  # one writes and one reads
+            # The store has a connection for writes and one for reads.
+            assert cluster.disconnect("a") >= 2
             await store.ping()
             await store.newest_change()
             assert rows_of(url, COUNT) == [(2 * number,)]
-    # The user of a connection gets the error, and reports it in the log's format.
+    # The user of a connection gets the error, and can report it in the format of the log.
     caplog.clear()
     with pytest.raises(psycopg.Error), engine(url).connect() as connection:
         run_alone(connection, "SELECT pg_terminate_backend(pg_backend_pid())")
@@ -334,7 +338,7 @@ async def test_a_connection_ended_by_postgresql_is_remade(
 
 @promise("N91")
 async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlStore) -> None:
-    """PostgreSQL has announced the end of the connection, which has not arrived yet."""
+    """As if PostgreSQL has announced the end of the connection, but the end has not arrived yet."""
 
     def leave(connection: Connection) -> None:
         driver(connection).pgconn.enter_pipeline_mode()
@@ -348,7 +352,7 @@ async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlSt
 
 
 async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: Path) -> None:
-    """The journal continues without it, and no accepted record is lost or duplicated."""
+    """The journal continues without PostgreSQL, and no accepted record is lost or duplicated."""
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path) as store:
         function = await a_stored_function(store)
@@ -387,7 +391,7 @@ async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: P
 async def test_a_postgresql_that_stands_still_is_not_waited_for(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if its disk hangs: the kernel keeps the connections, and nothing responds."""
+    """As if PostgreSQL's disk hangs: the kernel keeps the connections, and nothing responds."""
     monkeypatch.setattr(postgres_connection, "ANSWER_MAX_S", 1.0)
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path, busy_timeout_s=BUSY_TIMEOUT_S) as store:
@@ -398,7 +402,7 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
             async with asyncio.timeout(scaled(20)):
                 results = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(one) for one in results] == [StoreUnavailable] * 3
-        # PostgreSQL has yet to end the old connection.
+        # PostgreSQL has not ended the old connection yet.
         store.database.busy_timeout_s = BUSY_TIMEOUT_S
         await store.ping()
         await store.newest_change()
@@ -407,7 +411,7 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
 
 @promise("N91")
 async def test_waiting_readers_are_told(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of them may take seconds: a queue of requests would last as long as the outage."""
+    """If each reader waited for seconds, the queue of requests would last as long as the outage."""
     database: Any = store.database
     quick = database.quick_connection()
     for ask in (database.read, database.poll, quick.run):
@@ -425,8 +429,9 @@ async def test_waiting_readers_are_told(store: SqlStore, monkeypatch: pytest.Mon
 
 
 class Wire:
-    """A connection to PostgreSQL that is cut once at the end of a transaction: before PostgreSQL
-    has read that, or instead of its response; or, with "hold", is held up until `goes_on`.
+    """A proxy for a connection to PostgreSQL. It cuts the connection once at the end of a
+    transaction: before PostgreSQL has read the commit, or instead of its response. With "hold", it
+    holds the commit up until `goes_on`.
     """
 
     def __init__(self, port: int) -> None:
@@ -442,7 +447,7 @@ class Wire:
 
     def close(self) -> None:
         self._is_over = True
-        self.has_cut.set()  # anything that still waits ends
+        self.has_cut.set()  # everything that still waits for the cut ends
         self.goes_on.set()
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port)).close()
@@ -504,7 +509,7 @@ class Wire:
 async def wired(
     cluster: Cluster, path: Path, **options: Any
 ) -> AsyncIterator[tuple[SqlStore, Wire, str]]:
-    """A store behind a `Wire`, and the database's URL that leads around it."""
+    """A store that reaches PostgreSQL through a `Wire`, and the database's URL without it."""
     url, wire = a_database(cluster), Wire(cluster.port)
     through = make_conninfo(
         host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
@@ -551,7 +556,7 @@ async def test_a_commit_without_an_answer(cluster: Cluster, tmp_path: Path, cut:
 async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
     tmp_path: Path, alone: bool, code: str, expected: type[Exception] | None
 ) -> None:
-    """As if a person cancelled the statement, or the disk was full at that moment."""
+    """As if a person cancelled the statement, or the disk was full for a moment."""
     url = url_of(tmp_path)
     fails_once = f"""
         CREATE SEQUENCE tries;
@@ -580,7 +585,7 @@ async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
 async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_same: bool
 ) -> None:
-    """The commit was requested, and the connection ended before it was durable."""
+    """PostgreSQL has got the commit, but the connection ended before the commit was durable."""
     url = url_of(tmp_path)
     life = ("1", "a")
     async with open_postgresql(url, tmp_path, node_id="one") as store:
@@ -608,7 +613,9 @@ async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
 @promise("N91")
 @pytest.mark.parametrize("alone", [True, False])
 async def test_a_commit_ahead_of_its_standby_is_refused(tmp_path: Path, alone: bool) -> None:
-    """A person who cancels the hanging commit ends the wait, and PostgreSQL reports no error."""
+    """If a person cancels the hanging commit, PostgreSQL no longer waits for the standby and
+    reports no error. The store must notice this.
+    """
     options = (*postgresql.OPTIONS, "wal_level=replica", "max_wal_senders=1")
     with postgresql.started(options) as cluster:
         url, is_over = a_database(cluster), threading.Event()
@@ -621,7 +628,7 @@ async def test_a_commit_ahead_of_its_standby_is_refused(tmp_path: Path, alone: b
 
         def waits_for(name: str) -> None:
             cluster.run(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-            cluster.stop()  # PostgreSQL does not report when a reload is over
+            cluster.stop()  # a restart, since PostgreSQL does not report when a reload is complete
             cluster.start()
 
         person = threading.Thread(target=cancel)
@@ -648,8 +655,8 @@ async def test_a_commit_ahead_of_its_standby_is_refused(tmp_path: Path, alone: b
 
 @promise("N86")
 async def test_a_commit_is_no_other_with_its_number(cluster: Cluster, tmp_path: Path) -> None:
-    """A transaction that did not reach the disk, or the standby, leaves its number to another
-    one.
+    """The number of a transaction that did not reach the disk or the standby is given to another
+    one, which must not be taken for the first.
     """
 
     def lose_and_give_the_number_again() -> None:
@@ -662,7 +669,7 @@ async def test_a_commit_is_no_other_with_its_number(cluster: Cluster, tmp_path: 
         wire.goes_on.set()
 
     async with wired(cluster, tmp_path, busy_timeout_s=scaled(20.0)) as (store, wire, url):
-        await store.wait_swept()  # other writes may be cut
+        await store.wait_swept()  # the connection of other writes could be cut otherwise
         await store.ping()
         wire.cut = "hold"
         losing = asyncio.ensure_future(asyncio.to_thread(lose_and_give_the_number_again))
@@ -686,21 +693,24 @@ async def test_no_primary_from_before_a_known_failover(cluster: Cluster, tmp_pat
         await quick.run(count_one)
         await store.newest_change()
         assert not timeline.learn(History(timeline.newest.cluster, 1))
-        assert not timeline.learn(History(timeline.newest.cluster + 1, 7))  # of another database
+        # This timeline is of another database.
+        assert not timeline.learn(History(timeline.newest.cluster + 1, 7))
         assert timeline.learn(History(timeline.newest.cluster, 2))
         message = r"is on timeline 1, and this fleet has gone on to 2: .* Stop it"
         for ask in (lambda: quick.run(count_one), store.ping, store.newest_change):
             with pytest.raises(StoreUnavailable, match=message):
                 await ask()
         await quick.aclose()
-    with pytest.raises(StoreUnavailable, match=message):  # it is known after a restart, too
+    with pytest.raises(StoreUnavailable, match=message):  # this holds after a restart, too
         async with open_postgresql(url, tmp_path):
             pass
     assert rows_of(url, COUNT) == [(1,)]
 
 
 async def test_nothing_is_reread_if_a_connection_ends(cluster: Cluster, tmp_path: Path) -> None:
-    """A reader may accumulate results: statistics are read in slices."""
+    """A reader may add to its results as it goes, such as statistics that are read in slices. It
+    must not run twice.
+    """
     async with wired(cluster, tmp_path) as (store, wire, _):
         found: list[object] = []
 
@@ -731,7 +741,8 @@ async def test_a_commit_nobody_knows_of_is_unknown(cluster: Cluster, tmp_path: P
             stopping.append(threading.Thread(target=stop_when_cut))
             stopping[0].start()
 
-        store.database.busy_timeout_s = scaled(1.0)  # until the outcome is unknown
+        # A short time, after which the outcome is unknown.
+        store.database.busy_timeout_s = scaled(1.0)
         with pytest.raises(StoreUnavailable, match="did not tell"):
             await store.database.write(cut_for_good)
         await asyncio.to_thread(stopping[0].join)
@@ -740,7 +751,7 @@ async def test_a_commit_nobody_knows_of_is_unknown(cluster: Cluster, tmp_path: P
         await store.ping()
         assert rows_of(url, COUNT) == [(2,)]
 
-        # A refused operation is not in progress when it is repeated.
+        # An operation that was refused must not count as in progress when it is repeated.
         operations, operation = SqlOperations(store.database), an_operation(1)
         wire.has_cut.clear()
         stopping.clear()
@@ -773,7 +784,8 @@ async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
                     url, tmp_path / "two", node_id="two", alone=alone, busy_timeout_s=HELD_S
                 ):
                     pass
-        async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:  # no server
+        # A tool is no server.
+        async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:
             await tool.ping()
         await store.ping()
     async with open_postgresql(url, tmp_path / "two", node_id="two", alone=False) as store:
@@ -795,11 +807,11 @@ async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(tmp_p
             with pytest.raises(StoreUnavailable, match="Another quiltfn"):
                 await node.ping()
             assert rows_of(url, COUNT) == [(2,)]
-        await node.ping()  # it has ended
+        await node.ping()  # the other server has ended
 
 
 def sessions_of(url: str) -> list[str]:
-    """The names of the sessions in the database, except the one that asks."""
+    """The names of the sessions in the database, except this query's own."""
     return [
         str(row[0])
         for row in rows_of(
@@ -818,7 +830,7 @@ def has_sessions(url: str, expected: list[str]) -> bool:
 @pytest.mark.parametrize("name", ["one", "n" * 80])
 async def test_a_start_ends_sessions_of_earlier_starts(tmp_path: Path, name: str) -> None:
     url, named = postgresql.database_of(tmp_path), name[:53]
-    # Sessions of a tool, of another program, and of a start that others do not know of yet.
+    # Sessions of another program, of a tool, and of a start that other servers do not know of yet.
     others = ["another", "quiltfn", "quiltfn 99 new"]
     async with contextlib.AsyncExitStack() as stack:
         made = [
@@ -838,7 +850,7 @@ async def test_a_start_ends_sessions_of_earlier_starts(tmp_path: Path, name: str
 
 
 async def test_a_start_ends_no_session_of_servers_in_another_schema(tmp_path: Path) -> None:
-    """They have the same role and database, and smaller epochs."""
+    """These servers have the same role and database, and smaller epochs."""
     url = postgresql.database_of(tmp_path)
     with psycopg.connect(url) as driver:
         driver.execute("CREATE SCHEMA other")
@@ -865,13 +877,13 @@ async def test_a_url_may_say_what_sessions_are_called(tmp_path: Path) -> None:
 
 
 def take_writers_lock(session: psycopg.Connection) -> None:
-    """Takes it like a writer, until the end of the transaction."""
+    """Take the lock of writers until the end of the transaction, as a write does."""
     lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
     session.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
 
 
 async def test_a_write_waits_for_others_within_limits(store: SqlStore, tmp_path: Path) -> None:
-    await store.wait_swept()  # the start's writes may wait for longer
+    await store.wait_swept()  # the first writes of a server may wait for longer
     store.database.busy_timeout_s = HELD_S
     with psycopg.connect(url_of(tmp_path)) as other:
         take_writers_lock(other)
@@ -879,7 +891,7 @@ async def test_a_write_waits_for_others_within_limits(store: SqlStore, tmp_path:
         with pytest.raises(StoreUnavailable, match="busy"):
             await store.ping()
         assert time.monotonic() - began < scaled(2)
-        assert await store.newest_change() == 0  # readers do not wait
+        assert await store.newest_change() == 0  # readers don't wait for the lock
     store.database.busy_timeout_s = BUSY_TIMEOUT_S
     await store.ping()
 
@@ -894,7 +906,9 @@ def count_in_a_pipeline(connection: Connection) -> None:
 async def test_others_write_while_a_server_stands_still_in_a_transaction(
     tmp_path: Path, last: Callable[[Connection], None]
 ) -> None:
-    """PostgreSQL's own limit does not end a session after a pipeline."""
+    """Other servers must not wait for the whole time of one that hangs. PostgreSQL's own limit does
+    not end a session after a pipeline.
+    """
     url = postgresql.database_of(tmp_path)
     async with servers(url, tmp_path, "one", "two") as (first, second):
         first.database.busy_timeout_s, second.database.busy_timeout_s = 20.0, scaled(5.0)
@@ -905,20 +919,23 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(
             last(connection)
             tries.append(time.monotonic())
             begun.set()
-            if len(tries) == 1:  # until the other has written, without waiting for this one
+            # Wait until the second server has written, which must not wait for the first one.
+            if len(tries) == 1:
                 assert has_written.wait(scaled(20))
 
         stored = asyncio.ensure_future(first.database.write(stand_still))
         await asyncio.to_thread(begun.wait)
-        await second.ping()  # within the time that it may wait
-        assert time.monotonic() - tries[0] > 2.5  # PostgreSQL's time limit
+        await second.ping()  # the second server succeeds within the time that it may wait
+        assert time.monotonic() - tries[0] > 2.5  # PostgreSQL's time limit has passed
         has_written.set()
         await stored
         assert len(tries) == 2
 
 
 async def test_writes_that_wait_for_each_other_end_one_that_stands_still(tmp_path: Path) -> None:
-    """Each has little time left when its turn comes, and none waits for long enough."""
+    """Each of these writes has little time left when its turn comes, and none of them waits for
+    long enough. Together, they must end the session that hangs.
+    """
     url = postgresql.database_of(tmp_path)
     async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=1.0) as store:
         with psycopg.connect(url_of(tmp_path), application_name="quiltfn 1 other") as other:
@@ -935,7 +952,9 @@ async def test_writes_that_wait_for_each_other_end_one_that_stands_still(tmp_pat
 
 
 async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> None:
-    """Nor a command: they hold the same lock, and their names have no start of a server."""
+    """The lock is held by a migration or a command: their sessions don't have the name of a
+    server's start, and must not be ended.
+    """
     url = postgresql.database_of(tmp_path)
     async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=5.0) as store:
         with psycopg.connect(url_of(tmp_path), application_name="quiltfn") as other:
@@ -947,7 +966,9 @@ async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> N
 
 
 async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) -> None:
-    """They all add to usage, counters of functions and statistics at once."""
+    """Each server adds to usage, counters of functions and statistics at the same time as the
+    others.
+    """
     url = postgresql.database_of(tmp_path)
     async with servers(url, tmp_path, *"012") as stores, contextlib.AsyncExitStack() as stack:
         journals = [
@@ -982,7 +1003,9 @@ async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) 
 
 
 async def test_what_is_asked_again_and_again_is_planned_once(store: SqlStore) -> None:
-    """Even with other reads in between; planning is nine tenths of such a query."""
+    """The plan is kept even with other reads in between: planning takes nine tenths of such a
+    query's time.
+    """
     prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%%key_revision%%'"
 
     def look(connection: Connection) -> object:

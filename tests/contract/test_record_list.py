@@ -39,7 +39,7 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 
 
 async def listed(journal: SpoolJournal, limit: int = 50, **filters: Any) -> list[Invocation]:
-    """Reads every page of the list."""
+    """Read every page of a list."""
     owner = {} if "function_id" in filters else {"tenant_id": TENANT}
     pages = await record_pages(journal, limit=limit, with_output=False, **(owner | filters))
     assert max(map(len, pages)) <= limit
@@ -63,7 +63,7 @@ async def kept(journal: SpoolJournal, records: list[Invocation]) -> None:
 async def test_calls_of_all_functions_are_listed_whatever_is_stored_yet(
     store: SqlStore, journal: SpoolJournal, stored: int, limit: int
 ) -> None:
-    """Ended and unfinished invocations come from two indexes, in one order."""
+    """Ended and unfinished invocations come from two indexes, but must be listed in one order."""
     functions = [await a_stored_function(store) for _ in range(3)]
     stranger = await a_stored_function(store, tenant_id="other")
     records = []
@@ -196,7 +196,7 @@ async def test_a_call_s_function_is_known(store: SqlStore, journal: SpoolJournal
 
 @OF_SQLITE
 async def test_what_matches_is_read_from_an_index_from_one_end(store: SqlStore) -> None:
-    """Rows with long output would be slow; unfinished invocations have none."""
+    """If rows were read, long output would make lists slow; unfinished invocations have none."""
     values: dict[str, Any] = {"owner": "o", "before": "g", "start": "", "parent": "p"}
     values |= {"most": 1, "entries": 1, "tenant_id": TENANT}
     values |= dict.fromkeys(("status", "cold_start", "min_duration_ms", "source", "version"))

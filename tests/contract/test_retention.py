@@ -1,4 +1,4 @@
-"""The promises of `SqlRetention`: removes the oldest records, and none that must stay."""
+"""The promises of `SqlRetention`: it removes the oldest records, and none that must stay."""
 
 import time
 from pathlib import Path
@@ -32,12 +32,12 @@ NO_BOUND = RetentionPolicy(count=0, seconds=0)
 
 
 def made_at(second: int, function: Function, number: int = 0) -> Invocation:
-    """A running invocation that was accepted in that second."""
+    """A running invocation that was accepted at `second`."""
     return a_call(function, invocation_id=f"{first_id(second)}-7000-8000-{number:012x}")
 
 
 async def prune(store: SqlStore, keep: RetentionPolicy, now: int = NOW) -> int:
-    """Removes everything to be removed; returns how much that was."""
+    """Remove everything that is to be removed; return how many records that was."""
     removed, retention = 0, SqlRetention(store.database, ManualClock(now))
     while step := await retention.prune_some(keep):
         removed += step
@@ -45,7 +45,7 @@ async def prune(store: SqlStore, keep: RetentionPolicy, now: int = NOW) -> int:
 
 
 async def kept(journal: SpoolJournal, calls: list[Invocation]) -> list[str]:
-    """Stores ended invocations in the database; returns their ids."""
+    """Store ended invocations in the database; return their ids."""
     for call in calls:
         journal.closed(done(call))
     await journal.synced()
@@ -99,8 +99,8 @@ async def test_a_call_of_the_last_minute_is_kept_whatever_the_bound(
 async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
     store: SqlStore, journal: SpoolJournal, function: Function
 ) -> None:
-    """A wall clock that was ahead leaves ids of the future behind; these invocations count as
-    recent for a minute of the monotonic clock.
+    """If the wall clock was ahead, it leaves ids of the future behind. These invocations count as
+    recent only for a minute of the monotonic clock.
     """
     clock = ManualClock(NOW)
     retention = SqlRetention(store.database, clock)
@@ -116,7 +116,9 @@ async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
 async def test_the_number_of_records_is_known_without_counting(
     store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    """Opened, ended, written twice, deleted with their function and pruned: it stays correct."""
+    """The number must stay correct if records are opened, ended, written twice, deleted with their
+    function, and pruned.
+    """
     gone = await a_stored_function(store)
     for owner in (function, gone):
         calls = [made_at(NOW - 5000 + n, owner, hash(owner.id) % 1000) for n in range(20)]
@@ -139,7 +141,7 @@ async def test_the_number_of_records_is_known_without_counting(
 
 
 def counted(path: Path) -> tuple[object, object]:
-    """The stored number, and the true one."""
+    """The stored number of records, and the true one."""
     query = "SELECT sum(number) FROM usage WHERE kind = 'record'"
     ((number,),) = rows(path, query)
     ((truth,),) = rows(path, "SELECT count(*) FROM invocation")
@@ -165,8 +167,8 @@ async def test_a_step_ends_by_the_clock(
 
 @OF_SQLITE
 async def test_finding_what_goes_reads_no_record(store: SqlStore) -> None:
-    """The cost must not grow with the number of records or of waiting ones: it walks the index of
-    each tenant's ended records from one end.
+    """The cost must not grow with the number of records or of waiting ones: the query walks the
+    index of each tenant's ended records from one end.
     """
     bounds = {"before": first_id(int(time.time())), "most": 500}
     steps = " · ".join(await explained(store, statements("sqlite")["oldest_ended"], bounds))

@@ -87,7 +87,7 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlS
     first = a_version(function, runtime_snapshot=replace(SHELL, image=old))
     await store.create(function, first)
     await store.save(function, a_version(function, 2, runtime_snapshot=replace(SHELL, image=new)))
-    await store.create(a_function(), a_version(function, 3))  # one without an image
+    await store.create(a_function(), a_version(function, 3))  # this version has no image
     assert await runtimes.images_in_use() == {
         ("acme", named),
         *((function.tenant_id, digest) for digest in (old, new)),
@@ -192,11 +192,11 @@ async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> No
     )
     assert await images.add(first, 9999)
     assert not await images.add(second, 9999)
-    assert await images.add(first, 4000)  # it has that already
+    assert await images.add(first, 4000)  # the tenant has this image already
     assert await images.add(theirs, 9999)
     assert set(await images.load()) == {first, theirs}
     assert await images.add(second, 10_000)
-    assert await images.add(TenantImage("acme", "ef" * 32, 5000))  # without a quota
+    assert await images.add(TenantImage("acme", "ef" * 32, 5000))  # no quota is checked
 
 
 async def test_a_base_image_of_all_tenants_stays_while_one_of_them_has_it(store: SqlStore) -> None:

@@ -1,4 +1,6 @@
-"""The port's promises of sandboxes, for the fake that other tests use and for the real ones."""
+"""The promises of the port for sandboxes, checked with the fake that other tests use and with real
+ones.
+"""
 
 import asyncio
 import gc
@@ -82,7 +84,7 @@ async def test_calls_leave_nothing_that_only_the_collector_frees(box: Sandboxes)
     sandbox = await box.sandbox("echo hello")
     gc.disable()
     try:
-        for most in (1000, 20):  # the first round may leave one-time objects
+        for most in (1000, 20):  # the first round may leave objects that are created only once
             gc.collect()
             for _ in range(20):
                 await sandbox.call(call())
@@ -143,7 +145,7 @@ async def test_needless_ends_and_destroys_are_harmless(box: Sandboxes) -> None:
     assert not sandbox.end_call(ExitKind.CANCELLED, "nothing")
     assert (await sandbox.call(call())).kind is ExitKind.EXITED
     assert not sandbox.end_call(ExitKind.CANCELLED, "nothing")
-    assert (await sandbox.counters()).blocked == 0  # it has no network
+    assert (await sandbox.counters()).blocked == 0  # the sandbox has no network
     await asyncio.gather(sandbox.destroy(), sandbox.destroy())
     await sandbox.destroy()
     assert not sandbox.is_alive
@@ -181,7 +183,7 @@ async def test_it_says_once_when_it_ends_by_itself(box: Sandboxes) -> None:
     await eventually(is_lost)
     await sandbox.destroy()
     assert lost == [False]
-    # It says nothing when it was destroyed.
+    # A sandbox that was destroyed must not be reported as lost.
     sandbox = await box.sandbox()
     heard: list[str] = []
     sandbox.watch(lambda: heard.append("clean"), lambda: heard.append("lost"))

@@ -56,7 +56,7 @@ def firing(schedule: Schedule, function: Function, now_ms: int, **work: int) -> 
 
 
 async def fire(store: SqlStore, function: Function, now_ms: int, **work: int) -> RunOutcome | None:
-    """Fires the schedule `nightly` at that time; returns the outcome."""
+    """Fire the schedule `nightly` at `now_ms`; return the outcome."""
     schedules = schedules_of(store)
     stored = not_none(await schedules.get(function.tenant_id, "nightly"))
     (outcome,) = await schedules.fire([firing(stored.schedule, function, now_ms, **work)])
@@ -121,7 +121,7 @@ async def test_a_tick_is_accepted_and_the_next_follows(store: SqlStore, function
     (accepted,) = await ids_of_work(store, function)
     assert stored.last_run.invocation_id == accepted
     assert (stored.last_run.tick_ms, stored.last_run.status) == (NOW + MINUTE, "queued")
-    # Missed ticks are one counted row.
+    # All missed ticks together are one row, which counts them.
     assert await fire(store, function, NOW + 10 * MINUTE + 5000) is RunOutcome.ACCEPTED
     newest, missed, _ = await runs(store, schedule)
     assert (newest.outcome, newest.tick_ms) == (RunOutcome.ACCEPTED, NOW + 10 * MINUTE)
@@ -132,7 +132,7 @@ async def test_a_tick_is_accepted_and_the_next_follows(store: SqlStore, function
 
 @promise("W15")
 async def test_servers_fire_a_tick_once(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    """Both read it as due; the second finds that it was decided."""
+    """Both servers read the tick as due; the second finds that the first has decided about it."""
     async with open_shared(tmp_path, "a") as store, open_shared(tmp_path, "b") as other:
         function = await a_stored_function(store)
         schedule = await a_stored_schedule(store, function)
@@ -224,7 +224,7 @@ async def test_a_clock_set_back_repeats_no_tick(store: SqlStore, function: Funct
     (read,) = await schedules.set_back(first - MINUTE, 10)
     await schedules.save(read.from_now(first - MINUTE), read)
     assert await fire(store, function, first) is None
-    # The last of the missed ones recurs, and runs this time.
+    # The last of the missed ticks is due once more, and is run this time.
     for number in range(1, 11):
         assert await fire(store, function, first + number * MINUTE) is RunOutcome.ACCEPTED
     assert await fire(store, function, first + 11 * MINUTE) is None
@@ -280,7 +280,7 @@ async def test_deleted_schedules_leave_nothing(store: SqlStore, function: Functi
 
 
 async def end(store: SqlStore, function: Function, run: ScheduleRun) -> None:
-    """Ends its invocation."""
+    """End the invocation of a run."""
     assert run.invocation_id is not None
     assert not_none(
         await SqlWork(store.database).cancel(function.id, run.invocation_id, NOW // 1000)

@@ -28,7 +28,7 @@ def ground(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def served(path: Path) -> int:
-    """Runs a server once; returns its uid."""
+    """Run a server once; return its uid."""
     server_uid = ServerUid(path, wait_s=0)
     try:
         assert path.stat().st_uid == path.stat().st_gid == server_uid.uid
@@ -39,7 +39,7 @@ def served(path: Path) -> int:
 
 
 def fill(path: Path, owner: int) -> list[Path]:
-    """Creates a server's files in the directory."""
+    """Create a server's files in the directory, all of `owner`."""
     (path / "images" / "digest" / "lib").mkdir(parents=True)
     names = ("quiltfn.db", "quiltfn.lock", "journal-a.spool", "images/digest/lib/a.py")
     for name in names:
@@ -52,7 +52,7 @@ def fill(path: Path, owner: int) -> list[Path]:
 def test_every_directory_has_a_user_of_its_own_and_keeps_it(ground: Path) -> None:
     directories = [ground / f"data{n}" for n in range(20)]
     uids = [served(one) for one in directories]
-    assert len(set(uids)) >= len(uids) - 1  # they are chosen at random from some 65,000
+    assert len(set(uids)) >= len(uids) - 1  # the uids are chosen at random from some 65,000
     assert all(uid in SERVER_UIDS and uid != SHARED_UID for uid in uids)
     assert [served(one) for one in directories] == uids
 
@@ -86,7 +86,7 @@ def test_a_directory_that_is_served_is_refused_as_it_is(ground: Path) -> None:
 
 @pytest.mark.parametrize("name", [".", "quiltfn.lock"])
 def test_nobody_who_has_the_store_open_loses_it(ground: Path, name: str) -> None:
-    """For example a server of an older version, which uses no other lock."""
+    """For example, a server of an older version uses only this lock."""
     files = fill(ground / "data", SHARED_UID)
     lock = os.open(ground / "data" / name, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)

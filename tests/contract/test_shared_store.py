@@ -92,7 +92,7 @@ class Server(NamedTuple):
 async def started(
     open_shared: SharedStoreOpener, path: Path, node_id: str
 ) -> AsyncIterator[Server]:
-    """A server's view of the store, at its start."""
+    """A server's view of the store, right after its start."""
     spool_dir = path / node_id
     async with (
         open_shared(path / "shared", node_id) as store,
@@ -108,7 +108,7 @@ async def started(
 
 
 def a_follower(catalog: Catalog, store: Any) -> Follower:
-    """Follows functions into a catalog; there are no instances."""
+    """A follower that applies changes of functions to a catalog, without any instances."""
     clock = ManualClock()
     node = NodeConfig(
         node_id="node-1",
@@ -137,7 +137,7 @@ async def servers(
 
 
 def names(server: Server) -> dict[str, tuple[int, int]]:
-    """The functions of its catalog: revision and current version by name."""
+    """The functions of a server's catalog: revision and current version, by name."""
     found = {
         entry.function.name: (entry.function.revision, entry.version.number)
         for entry in server.catalog.of_tenant("default")
@@ -161,7 +161,7 @@ async def test_a_change_over_another_server_s_is_refused(servers: tuple[Server, 
     with pytest.raises(Outdated, match="another server"):
         await second.store.save(replace(function, description="two", current_version=2), version)
     stored = not_none(await second.store.find(function.id))
-    assert stored.function == saved  # and the version was not stored
+    assert stored.function == saved  # the version was not stored either
     assert await second.store.newest_number(function.id) == 1
     again = replace(stored.function, description="two", current_version=2)
     assert (await second.store.save(again, version)).revision == saved.revision + 1
@@ -205,7 +205,7 @@ async def test_each_server_sees_what_the_other_one_changes(servers: tuple[Server
 
     await first.store.delete(other.id)
     await second.follower.refresh()
-    await second.follower.refresh()  # nothing new
+    await second.follower.refresh()  # a second refresh finds nothing new
     assert names(second) == {"renamed": (2, 2)}
     with pytest.raises(NotFound):
         second.catalog.by_id("default", other.id)
@@ -216,7 +216,7 @@ async def test_a_server_s_changes_are_not_brought_again(servers: tuple[Server, S
     function = a_function(name="mine")
     entry = Entry(function, a_version(function), FunctionCounters())
     await server.store.create(entry.function, entry.version)
-    await server.follower.refresh()  # between the two steps of the operation
+    await server.follower.refresh()  # this refresh happens between the two steps of the operation
     server.catalog.add(entry)
     await server.follower.refresh()
     assert server.catalog.by_id("default", function.id) is entry
@@ -274,7 +274,7 @@ async def test_every_shared_state_is_among_the_changes(servers: tuple[Server, Se
         (change,) = (await second.store.changes(since)).items
         since += 1
         assert (change.kind, change.object_id, change.number) == (kind, object_id, since)
-    # Removing a missing object, or a refused change, is not recorded.
+    # The removal of a missing object, or a refused change, is not recorded.
     await runtimes.remove("t", "etl")
     await images.remove("t", digest)
     await keys.revoke(key, 3)
@@ -327,13 +327,14 @@ async def test_changes_are_read_in_pages(servers: tuple[Server, Server]) -> None
     with pytest.raises(Outdated):
         await first.store.save(replace(function, revision=1))
     await first.store.delete("unknown")
-    assert (await second.store.changes(since)).items == page.items  # both changed nothing
+    assert (await second.store.changes(since)).items == page.items  # both requests changed nothing
 
 
 @promise("N21")
 async def test_no_number_appears_behind_a_reader(servers: tuple[Server, Server]) -> None:
-    """A transaction that has its number and commits slowly: with numbers of a sequence, another one
-    would be visible before it, and a reader that continues from there would never see it.
+    """One transaction has its number, and commits slowly. If numbers came from a sequence, another
+    transaction would be visible before it, and a reader that continues from there would never see
+    the first.
     """
     first, second = servers
     since = await second.store.newest_change()
@@ -394,7 +395,7 @@ async def test_a_reader_beside_many_writers_misses_nothing(servers: tuple[Server
 async def test_who_has_missed_too_much_loads_everything_again(
     servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list of changes has a limit."""
+    """The list of changes keeps only the newest ones."""
     monkeypatch.setattr(changes, "KEPT", 5)
     monkeypatch.setattr(changes, "REMOVE_EVERY", 1)
     first, second = servers
@@ -408,11 +409,12 @@ async def test_who_has_missed_too_much_loads_everything_again(
     assert not (await second.store.changes(0)).is_complete
     await second.follower.refresh()
     assert names(second) == {stays.name: (8, 1), "brought": (1, 1)}
-    assert not (await second.store.changes(10_000)).is_complete  # from before a backup was restored
+    # Such a number is from before a backup was restored.
+    assert not (await second.store.changes(10_000)).is_complete
 
 
 class HeldStore:
-    """A store whose next response of one method is delayed."""
+    """A store that delays the next response of one method."""
 
     def __init__(self, store: SqlStore, method: str) -> None:
         self._store, self._method = store, method
@@ -434,7 +436,9 @@ class HeldStore:
 async def refreshed_while(
     server: Server, method: str, change: Callable[[], Awaitable[None]]
 ) -> Follower:
-    """Refreshes, and makes `change` here after the store's response and before its arrival."""
+    """Refresh the server's catalog, and make `change` after the store has responded and before the
+    response arrives.
+    """
     held = HeldStore(server.store, method)
     follower = a_follower(server.catalog, held)
     refreshing = asyncio.ensure_future(follower.refresh())
@@ -492,7 +496,7 @@ async def test_what_a_server_deletes_while_the_store_answers_stays_deleted(
     monkeypatch.setattr(server.catalog, "add", added.append)
     await refreshed_while(server, "load", delete)
     assert names(server) == {}
-    assert added == []  # not even for a moment
+    assert added == []  # the function was not added even for a moment
 
 
 async def test_changes_that_could_not_be_loaded_are_loaded_the_next_time(
@@ -560,7 +564,9 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
 async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_servers(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
 ) -> None:
-    """Its client repeats the request at the other server, and no longer at this one."""
+    """The client repeats the request at the other server. The first one must no longer have the
+    key.
+    """
     monkeypatch.setattr(idempotency, "STORE_AGAIN_S", 0.01)
     first, second = (
         Idempotency(SqlIdempotencyStore(each.store.database), ManualClock()) for each in servers
@@ -587,7 +593,7 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
     before = ran
     async with asyncio.timeout(scaled(5)):
         while True:
-            with contextlib.suppress(Conflict):  # according to the store, it still runs
+            with contextlib.suppress(Conflict):  # according to the store, the request still runs
                 answer = await second.run(REQUEST, execute)
                 break
             await asyncio.sleep(0.01)
@@ -602,7 +608,7 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
 
 
 class Targets:
-    """The part of `Lifecycle` that sets targets. `count`: how often."""
+    """The part of `Lifecycle` that sets targets. `count`: how often it has done so."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -648,7 +654,9 @@ async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_
 
 
 async def test_a_renamed_server_ends_what_it_left_under_its_old_name(tmp_path: Path) -> None:
-    """A container gets another host name at every start, but keeps its data directory."""
+    """A container gets another host name at every start, but keeps its data directory. Its calls
+    under the old name must end.
+    """
     async with open_sqlite(tmp_path, node_id="old") as store:
         function = await a_stored_function(store)
         call = of_node(function, "old")

@@ -42,7 +42,7 @@ ONE, TWO, THREE = NodeEpoch("one", 1), NodeEpoch("two", 1), NodeEpoch("three", 1
 
 
 class Fleet(NamedTuple):
-    """A store with three nodes, and requests for slots by one of them."""
+    """A store with three nodes, which request slots."""
 
     store: SqlStore
     url: str
@@ -50,7 +50,7 @@ class Fleet(NamedTuple):
     function: Function
 
     async def hold(self, node: NodeEpoch, want: int) -> int:
-        """Requests slots; returns how many the node has then."""
+        """Request slots for a node; return how many it has then."""
         found = not_none((await self.slots.hold(node, {self.function.id: want}))[self.function.id])
         return found.held_by(node.name)
 
@@ -63,7 +63,7 @@ class Fleet(NamedTuple):
         await self.store.save(replace(stored.function, max_instances=most))
 
     async def take_over(self, name: str) -> None:
-        """Takes a node over as another node does, in one transaction."""
+        """Take a node over as another node does, in one transaction."""
 
         def work(connection: Connection) -> None:
             for statement in (
@@ -129,7 +129,8 @@ async def test_below_what_is_held_the_maximum_lets_nobody_have_more(fleet: Fleet
     await fleet.hold(ONE, 3)
     await fleet.hold(TWO, 2)
     await fleet.scale(2)
-    assert await fleet.hold(ONE, 4) == 3  # it keeps what it has, and ends its surplus by itself
+    # The node keeps what it has, and ends its surplus by itself.
+    assert await fleet.hold(ONE, 4) == 3
     assert await fleet.hold(THREE, 1) == 0
     found = await fleet.now()
     assert {node: found.share_of(node) for node in ("one", "two", "three")} == {
@@ -138,7 +139,8 @@ async def test_below_what_is_held_the_maximum_lets_nobody_have_more(fleet: Fleet
         "three": 0,
     }
     assert await fleet.hold(ONE, 1) == 1
-    assert await fleet.hold(THREE, 1) == 0  # two and one make three: still above the maximum
+    # The others have three together: still above the maximum.
+    assert await fleet.hold(THREE, 1) == 0
     assert await fleet.hold(TWO, 0) == 0
     assert await fleet.hold(THREE, 1) == 1
     await fleet.scale(4)
@@ -174,8 +176,8 @@ async def test_a_node_that_was_taken_over_holds_nothing_and_gets_nothing(fleet: 
 
 
 async def test_a_take_over_takes_what_is_being_granted_at_that_moment(fleet: Fleet) -> None:
-    """The node requests slots while it is taken over: the grant comes first and is taken back, or
-    later and is refused. No slot stays with a lost node.
+    """The node requests slots while it is taken over. Either the grant comes first and is taken
+    back, or it comes later and is refused: a lost node must not keep slots.
     """
     with psycopg.connect(fleet.url) as held_up:
         held_up.execute("SELECT 1 FROM slot FOR UPDATE")
@@ -189,20 +191,21 @@ async def test_a_take_over_takes_what_is_being_granted_at_that_moment(fleet: Fle
 
 
 async def test_a_wish_that_arrives_late_changes_nothing(fleet: Fleet) -> None:
-    """The connection ends while the database is still busy: its request may be executed after the
-    node's next one.
+    """If a connection ends while the database is busy, its request may be executed after the node's
+    next one.
     """
     connection = quick(fleet.url)
     late = SqlSlots(connection.run)
     try:
         assert await fleet.hold(ONE, 1) == 1
         assert await fleet.hold(ONE, 3) == 3
-        await late.hold(ONE, {fleet.function.id: 1})  # its first request: older than the second
+        # The first request of `late` is older than the second one of the node.
+        await late.hold(ONE, {fleet.function.id: 1})
         assert (await fleet.now()).held == {"one": 3}
         await late.hold(ONE, {fleet.function.id: 1})
-        await late.hold(ONE, {fleet.function.id: 1})  # the third is newer
+        await late.hold(ONE, {fleet.function.id: 1})  # the third request of `late` is newer
         assert (await fleet.now()).held == {"one": 1}
-        # Also if the node wanted none after it.
+        # The late request changes nothing even if the node has returned all slots since then.
         await fleet.slots.hold(ONE, {fleet.function.id: 2})
         assert await fleet.hold(ONE, 2) == 2
         assert await fleet.hold(ONE, 0) == 0
@@ -212,19 +215,20 @@ async def test_a_wish_that_arrives_late_changes_nothing(fleet: Fleet) -> None:
         assert "one" in await stored(fleet)
         await later(fleet, 61)
         await fleet.hold(TWO, 0)
-        assert await stored(fleet) == {"two"}  # a node that wants none is dropped in the end
+        # A node that wants no slots is removed from the row in the end.
+        assert await stored(fleet) == {"two"}
     finally:
         await connection.aclose()
 
 
 async def stored(fleet: Fleet) -> set[str]:
-    """The nodes in the function's row."""
+    """The nodes in the row of the function."""
     query = text("SELECT json_object_keys(held) FROM slot")
     return set(await fleet.store.database.read(lambda c: c.execute(query).scalars().all()))
 
 
 async def later(fleet: Fleet, seconds: int) -> None:
-    """Lets that much time pass."""
+    """Let `seconds` pass for the node that is to be forgotten."""
     change = text(
         "UPDATE slot SET held = CAST(jsonb_set(CAST(held AS jsonb), '{one,forget_at}', to_jsonb("
         "CAST(held #>> '{one,forget_at}' AS bigint) - :s)) AS json)"
@@ -275,7 +279,8 @@ async def test_it_does_not_wait_for_a_lock_for_long(fleet: Fleet) -> None:
 
 
 async def test_a_function_that_is_locked_holds_up_no_other(fleet: Fleet) -> None:
-    most_s = scaled(LOCKED_MAX + 1.5)  # a second for each that it waits for
+    # The request waits for at most one second for each of LOCKED_MAX functions.
+    most_s = scaled(LOCKED_MAX + 1.5)
     others = [(await a_stored_function(fleet.store)).id for _ in range(int(most_s) + 2)]
     wants = dict.fromkeys([others[0], fleet.function.id, *others[1:]], 2)
     with psycopg.connect(fleet.url) as held_up:
@@ -293,8 +298,8 @@ RACERS, MOST, RACE_S = 6, 3, 3.0
 
 
 def test_no_race_exceeds_the_maximum(tmp_path: Path) -> None:
-    """Six nodes request and return slots as fast as they can; each counts its slots in shared
-    memory: raised after the response, lowered before returning any.
+    """Six nodes request and return slots as fast as they can. Each counts its slots in shared
+    memory: it raises the number after a response, and lowers it before it returns any.
     """
     most, grants = race(tmp_path, by_slots)
     assert grants > 30
@@ -302,7 +307,7 @@ def test_no_race_exceeds_the_maximum(tmp_path: Path) -> None:
 
 
 def test_a_grant_that_reads_and_then_writes_exceeds_it(tmp_path: Path) -> None:
-    """Negative control: the race finds this mistake."""
+    """Negative control: the race must find a grant that reads first and then writes."""
     most, _ = race(tmp_path, by_reading)
     assert most > MOST
 
@@ -316,7 +321,7 @@ def by_slots(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> i
 
 
 def by_reading(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> int:
-    """Grants slots by data that was read a moment ago."""
+    """The mistake: grants slots by data that was read a moment ago."""
 
     def work(connection: Connection) -> int:
         driver = not_none(connection.connection.driver_connection)
@@ -338,7 +343,9 @@ def by_reading(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) ->
 
 
 def race(path: Path, ask: Ask) -> tuple[int, int]:
-    """The maximum of slots held at a time, and the number granted in total."""
+    """The largest number of slots that were held at the same time, and how many were granted in
+    total.
+    """
     function_id = asyncio.run(with_racers(path))
     counts, tally = [0] * RACERS, threading.Lock()
     most, grants = 0, 0
@@ -356,7 +363,8 @@ def race(path: Path, ask: Ask) -> tuple[int, int]:
         slots, node = SqlSlots(connection.run), NodeEpoch(f"racer-{number}", 1)
         while time.monotonic() < end:
             note(number, ask(slots, node, function_id, 1 + number % 2))
-            time.sleep(random.random() * 0.005)  # it uses its slots, and the others request theirs
+            # The node uses its slots, and the others request theirs.
+            time.sleep(random.random() * 0.005)
             note(number, 0)
             ask(slots, node, function_id, 0)
         asyncio.run(connection.aclose())

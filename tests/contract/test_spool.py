@@ -1,4 +1,6 @@
-"""The spool of the journal: what may happen to the file, and what is read from it then."""
+"""The spool of the journal: what may happen to its file, and what the next start then reads from
+it.
+"""
 
 from pathlib import Path
 from zlib import crc32

@@ -1,5 +1,5 @@
-"""Statistics of invocations in the store: each counts once, whatever happens, and is kept, folded
-and removed as promised.
+"""Statistics of invocations in the store: each invocation counts once, whatever happens; statistics
+are kept, folded and removed as promised.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from quiltfn.store.database import tables
 from quiltfn.store.database.directory import SPOOLS
 from timeouts import scaled
 
-ENDED = 1_760_000_101  # as in `done`
+ENDED = 1_760_000_101  # the time at which `done` ends invocations
 NEVER_S = 3600.0
 WHOLE = (0, 2**40)
 
@@ -59,7 +59,7 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 
 
 async def of_all_time(stats: SqlStats, function: Function) -> CallStats:
-    """The sums of a function's invocations, in all steps."""
+    """The sums over all of a function's invocations, in all steps."""
     found = await stats.usage(function.tenant_id, WHOLE, DAY_S)
     whole = CallStats()
     for key, sums in found.items():
@@ -83,7 +83,7 @@ async def test_commits_count_what_ended_in_the_stretch_in_which_it_did(
     journal.on_counted.connect(lambda sums: added.extend((k, v.mib_ms) for k, v in sums.items()))
     for code in (0, 0, 7):
         called(journal, function, code)
-    journal.opened(a_call(function))  # it runs, and does not count as ended
+    journal.opened(a_call(function))  # this invocation still runs, so it does not count as ended
     await journal.synced()
     ((start, sums),) = await stats.of_function("default", function.id, WHOLE, FINEST_S)
     assert start == floor_to(FINEST_S, ENDED)
@@ -103,15 +103,15 @@ async def test_commits_count_what_ended_in_the_stretch_in_which_it_did(
 async def test_statistics_outlive_functions_and_a_segment_that_comes_back_counts_nothing_again(
     store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path, is_swept: bool
 ) -> None:
-    """A power cut can bring back invocations that were committed, also of a function deleted
-    since: neither their statistics nor records and counters change.
+    """A power cut can bring back invocations that were committed, even those of a function that was
+    deleted since. Statistics, records and counters must not change then.
     """
     gone = await a_stored_function(store)
     late = await a_stored_function(store)
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
         for owner in (function, gone, late):
             called(journal, owner)
-        if not is_swept:  # deleted while its invocations run: they leave no record
+        if not is_swept:  # if a function is deleted while its invocations run, they leave no record
             await store.delete(late.id)
             await store.wait_swept()
         stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
@@ -133,7 +133,9 @@ async def test_statistics_outlive_functions_and_a_segment_that_comes_back_counts
 async def test_the_check_would_find_a_call_that_was_counted_twice(
     store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path
 ) -> None:
-    """Negative control: without the note that a deleted function's invocations were counted."""
+    """Negative control: the store has lost its note that the invocations of a deleted function were
+    counted.
+    """
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
         called(journal, function)
         stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
@@ -152,7 +154,7 @@ async def test_the_check_would_find_a_call_that_was_counted_twice(
 async def test_a_commit_whose_segment_could_not_be_emptied_counts_once(
     stats: SqlStats, journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is retried with ended invocations, and with an attempt that another one follows."""
+    """The commit is retried. It has ended invocations, and an attempt that another one follows."""
     again = WorkOutcome(retry_at_ms=ENDED * 1000 + 1000)
     record = a_call(function)
     journal.opened(record)
@@ -240,7 +242,7 @@ async def test_a_late_wall_clock_removes_no_statistics(store: SqlStore, function
 async def test_queued_work_counts(store: SqlStore, stats: SqlStats, function: Function) -> None:
     work = SqlWork(store.database)
     piece = a_piece(function)
-    for _ in range(2):  # a repetition does not count
+    for _ in range(2):  # the repetition must not count
         await work.accept(piece)
     await work.cancel(function.id, piece.record.invocation_id, NOW_MS // 1000)
     sums = await of_all_time(stats, function)
@@ -313,7 +315,7 @@ async def test_rows_are_folded_by_age(stats: SqlStats, clock: ManualClock, tmp_p
     found = rows(tmp_path, "SELECT step_s, count(*) FROM call_stats GROUP BY 1 ORDER BY 1")
     assert found == [(10, 2), (60, 1), (300, 1), (3600, 2)]
     assert (await sums_of(stats)).count == len(ages) - 1
-    # A year later there is one row for each hour of the last 400 days.
+    # A year later, there is one row for each hour of the last 400 days that has calls.
     clock.time += 366 * DAY_S
     await prune_all(stats)
     found = rows(tmp_path, "SELECT step_s, count(*) FROM call_stats GROUP BY 1")
@@ -365,7 +367,7 @@ async def test_what_a_window_has_begins_with_the_stretch_that_it_begins_in(stats
 
 @promise("D37")
 async def test_bounds_cost_only_detail(store: SqlStore, clock: ManualClock, tmp_path: Path) -> None:
-    """First the oldest of the shortest step are folded, in the end functions are added up."""
+    """First, the oldest rows of the shortest step are folded; at last, functions are added up."""
     row_bytes = 250
     stats = SqlStats(store.database, clock, StorageLimit(tenant=40 * row_bytes))
     starts = [ENDED - 10 * n for n in range(300)]
@@ -374,7 +376,7 @@ async def test_bounds_cost_only_detail(store: SqlStore, clock: ManualClock, tmp_
     steps = {one for (one,) in rows(tmp_path, "SELECT DISTINCT step_s FROM call_stats")}
     assert steps <= {10, 60}, "the newest are still there by ten seconds, or minutes"
     assert (await sums_of(stats)).count == 300
-    # Many functions, whose number no step reduces.
+    # No step reduces the number of functions, so many of them must be added up.
     await fill(stats, [ENDED], [f"f-{n:04}" for n in range(500)])
     await prune_all(stats)
     assert (await sums_of(stats)).count == 800
@@ -414,7 +416,9 @@ async def test_what_is_remembered_of_deleted_functions_calls_is_forgotten_in_tim
 async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
     stats: SqlStats, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither another one's reader nor the folding of its rows; its own rows are unchanged."""
+    """Neither another tenant's reader nor the folding of its rows must wait. The rows of the tenant
+    itself are unchanged.
+    """
     old = floor_to(HOUR_S, ENDED) - 2 * HOUR_S
     for tenant in ("much", "little"):
         sums = {

@@ -43,7 +43,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def fields_at_default(struct: msgspec.Struct) -> list[str]:
-    """The fields with their default, or with an empty value if they have none."""
+    """The fields that have their default or, if they have none, an empty value."""
     found = []
     for field in msgspec.structs.fields(struct):
         value = getattr(struct, field.name)
@@ -59,7 +59,7 @@ def fields_at_default(struct: msgspec.Struct) -> list[str]:
 
 
 def unlike(kind: Any, value: Any) -> Any:
-    """A different value of that type."""
+    """A different value of the type `kind`."""
     if get_origin(kind) is UnionType:
         (kind,) = (part for part in get_args(kind) if part is not NoneType)
     kind = get_origin(kind) or kind
@@ -79,7 +79,7 @@ def unlike(kind: Any, value: Any) -> Any:
 
 
 def filled(struct: T) -> T:
-    """The struct with other values in place of defaults."""
+    """A copy of the struct, with other values in place of defaults."""
     kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
     others = {
         name: unlike(kinds[name], getattr(struct, name)) for name in fields_at_default(struct)
@@ -88,7 +88,7 @@ def filled(struct: T) -> T:
 
 
 async def test_every_field_of_a_function_is_stored(open_store: StoreOpener, tmp_path: Path) -> None:
-    """No field has its default here: one without a column would be read with its default."""
+    """Here, no field has its default: one without a column would be read with its default."""
     function = filled(a_function(state=FunctionState.ERROR, current_version=3))
     spec = filled(VersionSpec(handler="echo hello"))
     version = a_version(function, 3, **msgspec.structs.asdict(spec))
@@ -197,7 +197,7 @@ async def test_a_locked_database_refuses_writes_and_reads(store: SqlStore, tmp_p
     store.database.busy_timeout_s = HELD_S
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        # All of them: they do not wait for each other.
+        # All writes together take no longer than one: they do not wait for each other.
         async with asyncio.timeout(scaled(1.0)):
             attempts = [
                 store.create(created := a_function(), a_version(created)) for _ in range(10)
@@ -219,7 +219,7 @@ async def test_a_full_database_refuses_writes_whole_and_recovers(store: SqlStore
     def most(pages: int) -> Callable[..., None]:
         return lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {pages}").close()
 
-    await store.database.write(most(1))  # SQLite takes this as: no further page
+    await store.database.write(most(1))  # SQLite takes this as: no page beyond the existing ones
     function = a_function()
     versions = [a_version(function, handler="x" * 60_000)]
     with pytest.raises(StoreUnavailable, match="full"):

@@ -38,7 +38,7 @@ pytestmark = promise("D4")
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """These tests are about SQLite's file, starting without one."""
+    """SQLite's store: these tests are about its file, and start without one."""
     return on_sqlite
 
 
@@ -121,7 +121,7 @@ async def test_a_spool_needs_its_database(open_store: StoreOpener, tmp_path: Pat
 
 
 def holds(path: Path, end: str) -> None:
-    """The process of a server that is killed, or ends with its standard input."""
+    """The process of a server that is either killed, or ends with its standard input."""
 
     async def serve() -> None:
         async with open_sqlite(path) as store:

@@ -9,7 +9,7 @@ import pytest
 
 from timeouts import scaled
 
-# In a separate process, since the child of one with threads may hang.
+# This runs in a separate process, since the child of a process with threads may hang.
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ print(os.geteuid())
 
 
 def result_of(function: str, directory: Path) -> tuple[list[str], str]:
-    """The output of a process that runs the function: lines, and errors."""
+    """Run a function in another process; return its lines of output, and its errors."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, function, str(directory)],
         capture_output=True,

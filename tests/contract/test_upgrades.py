@@ -1,7 +1,7 @@
 """A start upgrades databases of earlier releases and keeps what is in them.
 
-Their rows are SQL as those releases wrote it, and their schemas are made by the migrations, which
-never change: nothing here depends on the tables of today.
+Their rows are SQL as those releases wrote it, and the migrations, which never change, create their
+schemas: nothing here depends on today's tables.
 """
 
 import re
@@ -52,7 +52,7 @@ VALUES ('01990000-0000-7000-8000-000000000004', 'default', '01990000-0000-7000-8
     ('01990000-0000-7000-8000-000000000005', 'default', '01990000-0000-7000-8000-000000000001',
     'f', 'node-1', 'running', 1760000100, NULL, NULL, NULL, '', '', 0);
 """
-# Since 0003, like `pinned`. The version has an image that its runtime's name no longer means.
+# A runtime since revision 0003. The version has an image that its runtime's name no longer means.
 RUNTIME = f"""
 INSERT INTO runtime (id, name, kind, image, host, command, environment, isolation, network,
     writable_paths, created_at)
@@ -75,7 +75,9 @@ def database_of(revision: str, path: Path, more: str = "") -> None:
 
 @pytest.mark.parametrize("revision", ["0001", "0002", "0010", "0011", "0012", "0013"])
 async def test_functions_and_records_stay(tmp_path: Path, revision: str) -> None:
-    """Running invocations have ended; keys and audit entries are found as before."""
+    """Functions, records, keys and audit entries are found as before. Running invocations have
+    ended.
+    """
     database_of(revision, tmp_path)
     async with on_sqlite(tmp_path) as store, opened_journal(store, tmp_path) as journal:
         (stored,) = await store.load()
@@ -113,7 +115,7 @@ async def test_runtimes_before_tenants_are_shared(tmp_path: Path) -> None:
 
 @promise("D33")
 async def test_a_database_without_a_queue_gets_one(tmp_path: Path) -> None:
-    """Retention finds its ended records, and work is accepted."""
+    """Retention must find the database's ended records, and the new queue must accept work."""
     database_of("0011", tmp_path)
     late_s = 2_000_000_000
     async with on_sqlite(tmp_path) as store, opened_journal(store, tmp_path):

@@ -61,7 +61,9 @@ def kept(path: Path) -> list[object]:
 
 
 def test_an_input_counts_no_less_than_half_of_what_it_takes_in_memory() -> None:
-    """It limits claimed work, and 6,000 variables without a value have 17 KB of names."""
+    """The counted size limits claimed work in memory. The names of 6,000 variables without a value
+    have only 17 KB.
+    """
     text = msgspec.json.encode({f"V{number}": "" for number in range(6000)})
     tracemalloc.start()
     try:
@@ -83,7 +85,8 @@ async def test_waiting_work_is_bounded(store: SqlStore, function: Function, tmp_
     made += await given(queue, other, 3)
     with pytest.raises(CapacityFull, match="all calls"):
         await given(queue, other, 1)
-    pieces = [a_piece(function, input=GIVEN) for _ in range(4)]  # likewise all at once
+    # Four calls at the same time reach the limit, too.
+    pieces = [a_piece(function, input=GIVEN) for _ in range(4)]
     results = await asyncio.gather(*map(queue.accept, pieces), return_exceptions=True)
     assert {type(one) for one in results} == {CapacityFull}
     assert kept(tmp_path) == sorted(made)
@@ -145,7 +148,9 @@ async def test_what_stays_is_passed_over_once_and_not_in_every_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The oldest wait, however many they are: a step examines some, and the next one continues."""
+    """The oldest inputs belong to waiting work. However many they are, a step examines only some,
+    and the next one continues.
+    """
     monkeypatch.setattr(old_inputs, "STEP_ROWS", 4)
     for _ in range(10):
         await an_accepted(queue, function, due_at_ms=2 * NOW_MS, input=GIVEN)
@@ -188,8 +193,8 @@ async def test_a_record_whose_work_waits_is_never_pruned(
 async def test_bounds_in_bytes_take_the_output_of_attempts_of_work_that_waits_oldest_first(
     store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    """Output is removed in the order of records, also from recent work and between two attempts,
-    and nothing else of that work. Limits in number do not affect it.
+    """Output is removed in the order of records, even from recent work and between two attempts.
+    Nothing else of that work is removed, and limits in number do not affect it.
     """
     over = await finished(queue, journal, function, 2)
     waiting = await given(queue, function, 6)

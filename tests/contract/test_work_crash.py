@@ -1,9 +1,9 @@
-"""`kill -9`: work that the store accepted is there afterwards, and no attempt is run twice.
+"""`kill -9`: the store has all work that it accepted, and no attempt is run twice.
 
-A child accepts, claims, runs, cancels and redrives work at once and tells of each step over a pipe,
-as callers and handlers would. It is killed in the middle of that, at a random moment, over and over
-on the same directory; in the end `e2e.work_history` compares. The negative control runs work before
-the journal has its start, and the very same check must find that out.
+A child accepts, claims, runs, cancels and redrives work at the same time and reports each step over
+a pipe, as callers and handlers would. It is killed at a random moment, over and over on the same
+directory; in the end, `e2e.work_history` compares. The negative control runs work before the
+journal has its start, and the same check must find this mistake.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
 pytestmark = promise("D31")
 
 ROUNDS, CONTROL_ROUNDS, LIFE_S = 8, 4, 0.8
-# All work is due by then, even after back-off.
+# A time by which all work is due, even after back-off.
 LATER_MS, EXPIRES_MS = (NOW_S + 3600) * 1000, (NOW_S + 7200) * 1000
 POLICIES = (AsyncPolicy(), AsyncPolicy(max_attempts=3, backoff=Backoff(first=0.01)))
 
 
 class Child:
-    """The process to kill. `eager`: it breaks the promise on purpose."""
+    """The work of the process to kill. `eager`: it breaks the promise on purpose."""
 
     def __init__(self, store: SqlStore, journal: SpoolJournal, eager: bool) -> None:
         self.queue, self.journal = SqlWork(store.database), journal
@@ -169,7 +169,7 @@ async def live(path: Path, eager: bool) -> None:
 
 
 class Reports:
-    """The children's messages, as a history and runs."""
+    """The messages of all children, as a history and runs."""
 
     def __init__(self, functions: dict[str, int]) -> None:
         self.history = WorkHistory(max_attempts=functions)
@@ -179,7 +179,9 @@ class Reports:
 
     @property
     def is_complete(self) -> bool:
-        """Whether enough was accepted, some acknowledged as cancelled, and some redriven."""
+        """Whether enough work was accepted, some was acknowledged as cancelled, and some was
+        redriven.
+        """
         cancelled = any(
             at is not None for job in self.jobs.values() for at in job.cancelled.values()
         )
@@ -209,7 +211,7 @@ class Reports:
 
 
 async def finished(path: Path, reports: Reports) -> WorkSeen:
-    """Ends all waiting work, and reads everything."""
+    """End all waiting work, and read everything that was stored."""
     async with opened(path) as (store, journal):
         child = Child(store, journal, eager=False)
         functions = [stored.function for stored in await store.load()]
@@ -269,7 +271,7 @@ def shape(record: Invocation) -> Record:
 
 
 async def two_functions(path: Path) -> dict[str, int]:
-    """The ids of functions with one attempt and with three."""
+    """Create two functions, with one attempt and with three; return their ids."""
     async with opened_as_before(path) as store:
         found = {}
         for policy in POLICIES:
@@ -282,8 +284,8 @@ async def two_functions(path: Path) -> dict[str, int]:
 async def storm(
     path: Path, reports: Reports, rounds: int, *, eager: bool
 ) -> tuple[WorkVerdict, WorkSeen]:
-    """Kills this often, and further until a child has done everything to compare. `reports`:
-    earlier messages to continue from.
+    """Run and kill a child `rounds` times, and further until children have done everything to
+    compare. `reports`: earlier messages to continue from.
     """
     dice = random.Random()
     for number in range(5 * rounds):
@@ -300,7 +302,7 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) 
     reports = Reports(await two_functions(path))
     verdict, seen = await storm(path, reports, ROUNDS, eager=False)
     assert verdict.is_clean, f"{verdict}\n" + "\n".join(verdict.examples)
-    # Everything that was reported as ended has ended.
+    # Everything that children have reported as ended has ended.
     changed = [
         one for one in reports.ends if seen.records[one[0]]["status"] not in (one[1], "cancelled")
     ]
@@ -313,7 +315,7 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) 
 
 async def test_the_check_would_notice_work_that_runs_before_its_start_is_kept(path: Path) -> None:
     reports = Reports(await two_functions(path))
-    for _ in range(5):  # the moments of the kills are random
+    for _ in range(5):  # several attempts, since the moments of the kills are random
         verdict, _ = await storm(path, reports, CONTROL_ROUNDS, eager=True)
         if verdict.found[Rule.TWICE] > 0:
             return

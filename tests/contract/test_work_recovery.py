@@ -1,4 +1,4 @@
-"""A start after a crash: what happens to work that the last server had claimed."""
+"""A start after a crash: what happens to asynchronous work that the last server had claimed."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ LATE_MS = 2_000_000_000_000
 
 
 class Crashed(NamedTuple):
-    """A directory whose server ended with one piece of work. `start`: runs the next one."""
+    """A directory whose server ended with one piece of work. `start`: runs the next server."""
 
     function: Function
     call: str
@@ -52,8 +52,8 @@ async def crashed(
     before: Callable[[SqlWork, SpoolJournal, Function], Awaitable[None]],
     policy: AsyncPolicy | None = None,
 ) -> Crashed:
-    """Work is accepted, `before` happens, and the server ends as by `kill -9`: nothing is released,
-    and the spool has what was not committed.
+    """Accept work, run `before`, and end the server as `kill -9` does: it releases nothing, and the
+    spool has what was not committed.
     """
     async with open_store(path) as store:
         function = await a_stored_function(store)
@@ -64,7 +64,7 @@ async def crashed(
         journal = SpoolJournal(store.database, path, clock, commit_after_s=1000)
         await journal.start()
         await before(queue, journal, function)
-        journal._close()  # without the commit of a proper end
+        journal._close()  # unlike a proper end, this commits nothing
         if journal._timer is not None:
             journal._timer.cancel()
     return Crashed(function, call)
@@ -101,7 +101,9 @@ async def end_for_a_retry(queue: SqlWork, journal: SpoolJournal, function: Funct
 
 
 async def state(path: Path, open_store: StoreOpener, was: Crashed) -> tuple[object, ...]:
-    """After the next start: the record's status, waiting work, and the ends of attempts so far."""
+    """What the next start finds: the record's status, waiting work, and the ends of attempts so
+    far.
+    """
     async with open_store(path) as store, opened_journal(store, path) as journal:
         queue = SqlWork(store.database)
         record = not_none(await journal.get(was.function.id, was.call))
@@ -137,7 +139,7 @@ async def test_an_attempt_that_may_have_begun_counts_and_no_other(
     for name, policy, expected in (("once", None, once), ("twice", TWICE, twice)):
         path = tmp_path / name
         was = await crashed(open_store, path, before, policy)
-        for _ in range(2):  # another start changes nothing more
+        for _ in range(2):  # a second start changes nothing more
             assert await state(path, open_store, was) == expected
         if expected[0] == "queued":
             async with open_store(path) as store:
@@ -146,7 +148,7 @@ async def test_an_attempt_that_may_have_begun_counts_and_no_other(
 
 
 class WrongClock(ManualClock):
-    """Its wall clock was set ten days ahead, and trusted time does not follow yet."""
+    """A clock that was set ten days ahead, and whose trusted time does not follow yet."""
 
     def unix(self) -> float:
         return self.time + 10 * 24 * 3600
@@ -174,12 +176,13 @@ async def test_a_wrong_clock_delays_no_retry(open_store: StoreOpener, tmp_path: 
             (found,) = rows(path, "SELECT due_at_ms, expires_at_ms FROM delivery")
             assert found == (NOW_MS, NOW_MS + 24 * HOUR_MS)
             ((ended,),) = rows(path, "SELECT ended_at FROM attempt")
-            assert ended == (NOW_S + 10 * 24 * 3600) * 1000  # the time of the wall clock
+            # This column has the time of the wall clock.
+            assert ended == (NOW_S + 10 * 24 * 3600) * 1000
         assert was.call
 
 
 async def test_a_machine_start_makes_it_unknown(open_store: StoreOpener, tmp_path: Path) -> None:
-    """The record of its hand-over was not synced, and a power cut may have lost it."""
+    """The record of the hand-over was not synced, so a power cut may have lost it."""
     was = await crashed(open_store, tmp_path, claim)
     change(tmp_path, "UPDATE work SET machine_boot_id = 'another'")
     assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
@@ -196,7 +199,7 @@ async def test_without_the_spool_it_is_unknown(open_store: StoreOpener, tmp_path
 
 
 async def test_running_servers_keep_work(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    """One of two servers dies and starts again; the other one's work continues."""
+    """One of two servers dies and starts again. The work of the other server must continue."""
     nodes = tmp_path / "one", tmp_path / "two"
     async with open_shared(tmp_path, "one") as store, opened_journal(store, nodes[0]) as journal:
         function = await a_stored_function(store)
@@ -216,7 +219,9 @@ async def test_running_servers_keep_work(open_shared: SharedStoreOpener, tmp_pat
 async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
     open_shared: SharedStoreOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another node repeats what a lost node has not stored."""
+    """Another node repeats the work that a lost node has not stored, so the first end must not be
+    reported.
+    """
 
     async def refused(*_: object, **__: object) -> None:
         raise StoreUnavailable("the database takes no writes")
@@ -237,7 +242,7 @@ async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
             journal.closed(done(begun(answered)))
             with pytest.raises(StoreUnavailable):
                 await journal.get(function.id, record.invocation_id)
-            # This one's caller got the end, and no node repeats it.
+            # The caller of this invocation got its end, and no node repeats it.
             assert await status_of(journal, answered) is SUCCESS
             assert await statuses(journal, function) == {SUCCESS, Status.QUEUED}
         assert await status_of(journal, record) is SUCCESS

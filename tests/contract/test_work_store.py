@@ -46,7 +46,7 @@ from quiltfn.store.tenants.usage import RECORD_BYTES
 from timeouts import scaled
 
 OF_FUNCTION = ("work", "input", "attempt", "dead_letter", "delivery", "work_count", "schedule")
-# A scan of a whole table; of the small index of claimed rows that is acceptable.
+# A scan of a whole table. A scan of the small index of claimed rows is acceptable.
 WHOLE_TABLE = re.compile(
     r"SCAN (work|input|dead_letter|delivery|schedule)\b(?! USING INDEX work_claimed)"
 )
@@ -84,7 +84,7 @@ async def test_a_record_is_stored_as_its_end_says_also_where_its_function_was_re
     (record,) = await claimed(queue, function)
     ended = replace(done(begun(record)), function_name="renamed", outcome=WorkOutcome())
     journal.closed(ended)
-    for _ in range(2):  # from memory, and from the database
+    for _ in range(2):  # first from memory, then from the database
         found = not_none(await journal.get(function.id, record.invocation_id))
         assert found.function_name == "renamed"
         await journal.synced()
@@ -117,14 +117,14 @@ async def test_a_caller_who_gives_up_harms_nobody(queue: SqlWork, function: Func
 
 
 async def test_bad_work_harms_no_other(store: SqlStore, queue: SqlWork, function: Function) -> None:
-    """Of another tenant, in the same batch."""
+    """The other work is of another tenant, and is stored in the same batch."""
     other = await a_stored_function(store, tenant_id="other")
     pieces = [a_piece(function) for _ in range(7)]
-    pieces[3] = a_piece(other, due_at_ms=10**22)  # not a 64-bit number
+    pieces[3] = a_piece(other, due_at_ms=10**22)  # this time is not a 64-bit number
     results = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
     (refusal,) = [one for one in results if one is not None]
     assert results.index(refusal) == 3
-    # From SQLite's driver, and from PostgreSQL.
+    # The error comes from SQLite's driver, or from PostgreSQL.
     assert isinstance(refusal, (OverflowError, Unstorable))
     assert str(10**22) not in str(refusal)
     assert store.database.problem is None
@@ -180,7 +180,7 @@ async def test_a_claim_takes_few_bytes_into_memory(queue: SqlWork, function: Fun
     assert [len(await claimed(queue, function, 9)) for _ in range(3)] == [2, 2, 0]
     await an_accepted(queue, function, payload=bytes(AT_ONCE_MAX_BYTES + 1))
     assert len(await claimed(queue, function, 9)) == 1
-    # A queue of old work ends in one claim.
+    # If all work of a queue is too old, it ends in one claim.
     old = [a_piece(function, expires_at_ms=NOW_MS + 1) for _ in range(450)]
     await asyncio.gather(*(queue.accept(one) for one in old))
     young = await an_accepted(queue, function, due_at_ms=NOW_MS + 1)
@@ -194,7 +194,7 @@ async def test_released_work_waits_again_uncounted(queue: SqlWork, function: Fun
     await claimed(queue, function, 2)
     await queue.release([first], NOW_MS + 500)
     await queue.release([second])
-    await queue.release([second])  # again: nothing is claimed any more
+    await queue.release([second])  # nothing is claimed any more
     (again,) = await claimed(queue, function, 2)
     assert (again.invocation_id, again.attempt) == (second, 1)
     (later,) = await claimed(queue, function, 2, NOW_MS + 500)
@@ -296,7 +296,7 @@ async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
 async def test_an_attempt_that_another_one_follows_keeps_the_end_of_its_output_and_it_counts(
     queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
-    """It goes where the output of the record goes."""
+    """The output of the attempt is removed together with that of the record."""
     call = await an_accepted(queue, function)
     (first,) = await claimed(queue, function)
     journal.opened(begun(first))
@@ -318,7 +318,7 @@ async def test_an_attempt_that_another_one_follows_keeps_the_end_of_its_output_a
 async def test_a_record_that_is_stored_again_is_carried_out_once(
     queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
-    """After a power cut an old segment may come back, whatever has happened since."""
+    """After a power cut, an old segment may come back, whatever has happened since."""
     call = await an_accepted(queue, function)
     (first,) = await claimed(queue, function)
     retried = await attempted(journal, first, 7, retry_at_ms=NOW_MS)
@@ -372,7 +372,7 @@ async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
     assert (stored.counters.invocation_count, stored.counters.error_count) == (3, 3)
     sent = rows(tmp_path, "SELECT id, invocation_id FROM delivery ORDER BY 2")
     assert [call for _, call in sent] == old
-    assert not {key for key, _ in sent} & set(old)  # a delivery has its own id
+    assert not {key for key, _ in sent} & set(old)  # a delivery has an id of its own
 
 
 async def test_work_that_waits_can_be_cancelled_and_no_other(
@@ -422,7 +422,8 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
     rest = await queue.dead_letters(everything, 2, page.next_cursor)
     listed = [(one.invocation_id, one.function_id) for one in (*page.items, *rest.items)]
     expected = {made[3]: mine[0].id, made[1]: mine[1].id, made[0]: mine[0].id}
-    assert listed == sorted(expected.items(), reverse=True)  # by their ids, newest first
+    # The list is ordered by ids, newest first.
+    assert listed == sorted(expected.items(), reverse=True)
     assert rest.next_cursor is None
     (letter,) = (await queue.dead_letters(some, 9, None)).items
     assert letter.invocation_id == made[1]
@@ -442,7 +443,9 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
 async def test_the_queues_of_a_page_are_counted_some_functions_at_a_time(
     store: SqlStore, queue: SqlWork, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One statement for some of them: readers behind it wait for that one only."""
+    """Each statement counts only some functions, so that other readers wait for one statement, not
+    for all.
+    """
     mine = [function, *[await a_stored_function(store) for _ in range(4)]]
     for owner in mine:
         await an_accepted(queue, owner)
@@ -461,12 +464,12 @@ async def test_the_queues_of_a_page_are_counted_some_functions_at_a_time(
     monkeypatch.setattr(store.database, "read", noted)
     page = await queue.queues(TenantFunctions(function.tenant_id), 9, None, NOW_MS)
     assert [one for one, _ in page.items] == sorted(one.id for one in mine)
-    assert asked == [1, 1, 1, 1]  # the existing functions, and then two, two, and one of them
+    assert asked == [1, 1, 1, 1]  # the list of functions, and then two, two, and one of them
 
 
 @contextlib.contextmanager
 def counted_statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The statements that SQLAlchemy gets during the block."""
+    """Record the statements that SQLAlchemy gets during the block."""
     found: list[str] = []
     with monkeypatch.context() as patch:
         for name in ("execute", "exec_driver_sql"):
@@ -496,7 +499,7 @@ async def test_dead_letters_are_listed_dropped_and_redriven_once(
 
     full = [(key, a_piece(function, max_queued=1)) for key in (first, other)]
     with pytest.raises(CapacityFull):
-        await queue.redrive(function.id, full)  # all or none
+        await queue.redrive(function.id, full)  # either all are redriven or none
     assert len((await queue.dead_letters(function.id, 5, None)).items) == 2
     again = [(key, a_piece(function)) for key in (first, other)]
     await queue.drop_dead_letter(function.id, other)
@@ -534,14 +537,15 @@ async def test_inputs_are_kept_as_the_record_policy_says(
     (record,) = await claimed(queue, function)
     await attempted(journal, record)
     assert await queue.input(record.invocation_id) is None
-    failed = await dead(queue, journal, function)  # it may be redriven
+    # A dead letter may be redriven, so it keeps its input.
+    failed = await dead(queue, journal, function)
     assert await queue.input(failed) is not None
     await queue.drop_dead_letter(function.id, failed)
     assert await queue.input(failed) is None
     waiting = await an_accepted(queue, function)
     await queue.cancel(function.id, waiting, NOW_S)
     assert await queue.input(waiting) is None
-    other = done(a_call(function))  # of any invocation
+    other = done(a_call(function))  # the input of a synchronous invocation
     given = Input(
         payload=b"\xff\x00", environment={"A": "ü"}, version=3, caller="k", may_write=True
     )
@@ -584,7 +588,7 @@ def found_on_disk(path: Path, *secrets: bytes) -> bool:
 
 
 async def test_undecryptable_work_ends(function: Function, store: SqlStore, tmp_path: Path) -> None:
-    """The input of another invocation cannot be decrypted, either."""
+    """The input of one invocation cannot be decrypted for another, either."""
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
     first, other = await an_accepted(sealed, function), await an_accepted(sealed, function)
     change(

@@ -1,8 +1,8 @@
 """Fuzzes the parsers on both sides of a sandbox's socket: `scripts/soak frames`.
 
-The guest's parsers are fuzzed by libFuzzer with AddressSanitizer and UBSan, the server's by
-atheris, in parallel, for the given minutes each. It starts from the inputs in `tests/fuzz/corpus`.
-An input that breaks a promise is left in a separate directory, which is printed; everything else is
+libFuzzer with AddressSanitizer and UBSan fuzzes the guest's parsers, and atheris the server's. All
+run in parallel, each for the given minutes, and start from the inputs in `tests/fuzz/corpus`. An
+input that breaks a promise is left in a separate directory, which is printed; everything else is
 removed at the end.
 """
 
@@ -22,12 +22,12 @@ from pathlib import Path
 from fuzz import harness, python_side
 
 ATHERIS = "atheris==3.1.0"
-# Maximum lengths. Inputs can be short, since a session is a list of events, and a frame can specify
-# its growth.
+# The maximum length of inputs. They can be short, since a session is a list of events, and a frame
+# can specify its growth.
 LONGEST = 1024
 MOST_KEPT = {"session": 110, "shell": 55}
 MOST_KEPT_OF_OTHERS = 18
-# Messages of a runner.
+# Messages of a runner, from which the fuzzers build inputs.
 WORDS = [b"ready ", b"result stdout\n", b"refused ", b"done 1 exited 0", b"done 2 ", b"killed 9"]
 WORDS += [b" 65536", b"\n"]
 OF_A_FUZZER = re.compile(r"[0-9a-f]{40}")
@@ -117,8 +117,8 @@ def guest_side(directories: Directories, fuzzer: Path, seconds: int) -> list[Res
 
 
 def explain(name: str, directories: Directories) -> str:
-    """The report on a finding from a program whose sanitizer names lines; empty if the finding does
-    not recur.
+    """The report on a finding, from a program whose sanitizer names lines. Empty if the finding
+    does not recur.
     """
     program = harness.build_replay(directories.work / "replay")
     found = sorted(directories.findings.glob(f"{name}-*"))
@@ -140,7 +140,7 @@ def parser_side(directories: Directories, atheris: Path, seconds: int) -> list[R
 
 
 def install_atheris(library: Path) -> str:
-    """Installs atheris; returns why that failed, or an empty text."""
+    """Install atheris; return why that failed, or an empty text."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
         [*pip, "--no-deps", "--target", str(library), ATHERIS],
@@ -165,7 +165,7 @@ def shares(targets: dict[str, int], seconds: int) -> dict[str, int]:
 
 
 def keep(directories: Directories, fuzzer: Path) -> None:
-    """Replaces the stored inputs by the fewest that reach the same code; named inputs stay."""
+    """Replace the stored inputs by the fewest that reach the same code. Named inputs stay."""
     for name in harness.GUEST_TARGETS | harness.PARSER_TARGETS:
         old, new = harness.CORPUS / name, directories.work / "kept" / name
         new.mkdir(parents=True)
@@ -188,7 +188,7 @@ def keep(directories: Directories, fuzzer: Path) -> None:
 
 
 def merge(name: str, fuzzer: Path, folders: list[Path]) -> None:
-    # Counts only which edges are reached, not how often; otherwise hundreds of inputs would be
+    # Count only which edges are reached, not how often; otherwise, hundreds of inputs would be
     # stored.
     flags = ["-merge=1", "-use_counters=0", "-detect_leaks=0"]
     subprocess.run(

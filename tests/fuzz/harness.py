@@ -15,12 +15,13 @@ CORPUS = HERE / "corpus"
 HARNESS = [HERE / "guest_fuzz.c", HERE / "shell_fuzz.c"]
 # The numbered version comes first, since it is known to build fuzzers.
 COMPILERS = ("clang-19", "clang")
-# The share of the time for each target; most for a guest's whole life, where most can be found.
+# The share of the time for each target. A guest's whole life (`session`) gets most, since most can
+# be found there.
 GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "block": 1}
 GUEST_TARGETS |= {"shell": 2, "session": 6}
 PARSER_TARGETS = {"decoder": 2, "json": 2, "long-json": 1}
 CHECKED = ["-g", "-fno-sanitize-recover=all"]
-# Without leak reports, which would hide more important findings.
+# Reports of leaks are off, since they would hide more important findings.
 QUIET = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 
 
@@ -30,14 +31,15 @@ def build_fuzzer(compiler: str, target: Path) -> None:
 
 
 def build_replay(target: Path, guest: Path = SOURCE) -> Path:
-    how = ["-O0", "-fsanitize=address,undefined", "-DREPLAY"]  # compiling takes most of the time
+    # Compiling takes most of the time, so nothing is optimized.
+    how = ["-O0", "-fsanitize=address,undefined", "-DREPLAY"]
     _build(["cc", *STRICT, *CHECKED, *how], target, guest)
     return target
 
 
 def build_control(target: Path, guest: Path, file: str, unchanged: Path) -> Path:
-    """Builds the replay of a guest with a mistake in `file`. Checks for undefined behaviour are
-    left out: the mistakes are found without these, and they take half of the time. `unchanged`: a
+    """Build the replay of a guest that has a mistake in `file`. Checks for undefined behaviour are
+    left out: the mistakes are found without them, and they take half of the time. `unchanged`: a
     directory for the other files, which are compiled once.
     """
     command = ["cc", *STRICT, "-O0", "-fsanitize=address"]
@@ -60,7 +62,7 @@ def _build(
 
 
 def can_build(compiler: str, directory: Path) -> bool:
-    """Whether the compiler can build fuzzers: its libraries for that may be missing."""
+    """Whether the compiler can build fuzzers: it may lack the libraries for them."""
     if shutil.which(compiler) is None:
         return False
     source = directory / "probe.c"
@@ -79,8 +81,8 @@ def as_target(name: str) -> dict[str, str]:
 
 
 def replay(program: Path, name: str, inputs: Iterable[Path]) -> subprocess.CompletedProcess[str]:
-    """Replays the inputs; the last line of the output names the input at which the program
-    ended.
+    """Replay the inputs. If the program fails, the last line of its output names the input that it
+    read.
     """
     return subprocess.run(
         [program, *inputs],
@@ -98,7 +100,7 @@ def kept(name: str) -> list[Path]:
 
 
 def with_mistake(directory: Path, file: str, right: str, mistaken: str) -> Path:
-    """A copy of the guest's sources with one change."""
+    """A copy of the guest's sources in which `mistaken` replaces `right`."""
     copy = directory / "guest"
     shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("bin", "runners", "*.py"))
     text = (copy / file).read_text()

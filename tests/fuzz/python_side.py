@@ -1,5 +1,5 @@
-"""Fuzzes one of the server's parsers for some time with atheris, which instruments the modules and
-keeps inputs that reach new code. Started by `fuzz.frames`.
+"""Fuzzes one of the server's parsers with atheris, which instruments the modules and keeps inputs
+that reach new code. `fuzz.frames` starts this program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORDS += [b'"name":"a"', b'"handler":"b"', b'"environment":{"A":"b"}', b'"max_in
 
 
 def with_atheris(name: str, corpus: Path, kept: Path, seconds: int, findings: Path) -> None:
-    """Runs atheris, which never returns: it ends the process with its own status."""
+    """Run atheris. It never returns, but ends the process with its own status."""
     import atheris  # type: ignore[import-untyped]  # noqa: PLC0415
 
     with atheris.instrument_imports(include=["quiltfn.guest.wire", "quiltfn.api.http.parse"]):
@@ -36,7 +36,7 @@ def with_atheris(name: str, corpus: Path, kept: Path, seconds: int, findings: Pa
 
 
 def write_words(path: Path, words: list[bytes]) -> Path:
-    """Writes a dictionary for libFuzzer: one word per line, each byte as a hexadecimal escape."""
+    """Write a dictionary for libFuzzer: one word per line, each byte as a hexadecimal escape."""
     lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
     path.write_text("".join(f'"{line}"\n' for line in lines))
     return path
@@ -46,7 +46,7 @@ def write_words(path: Path, words: list[bytes]) -> Path:
 
 
 def reached(run: Callable[[bytes], None], data: bytes) -> set[tuple[str, int, int]]:
-    """The steps from line to line in the watched modules."""
+    """The steps from one line to the next in the watched modules, while `run` gets `data`."""
     steps: set[tuple[str, int, int]] = set()
     last: dict[CodeType, int] = {}
 

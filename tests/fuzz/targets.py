@@ -1,5 +1,5 @@
-"""Properties of the server's own parsers for arbitrary bytes. A broken property raises an
-AssertionError.
+"""Properties that the server's own parsers must have for arbitrary bytes. A broken property raises
+an AssertionError.
 
 Each target gets the module to test, so that a copy with a mistake can be tested in the same way.
 """
@@ -26,7 +26,8 @@ from quiltfn.wire import FunctionChanges, NewFunction
 
 # ------------------------------------------------------------------------------- a guest's frames
 
-# Minimum and maximum payloads, taken from docs/reference/guest-protocol.md, not from the decoder.
+# The minimum and maximum payload of each kind, taken from docs/reference/guest-protocol.md, not
+# from the decoder.
 LENGTHS = {"H": (4, 4), "P": (4, 5125), "O": (9, 65544), "E": (9, 65544), "X": (40, 1064)}
 LENGTHS |= {"T": (9, 65544), "Z": (8, 8), "D": (4, 4)}
 FRAME_MAX = 8 + 65_544
@@ -41,7 +42,7 @@ class Read(NamedTuple):
 
 
 def read(stream: bytes) -> Read:
-    """A second implementation of the protocol."""
+    """Decode a stream by a second implementation of the protocol."""
     events: list[tuple[Any, ...]] = []
     at = 0
     while len(stream) - at >= 8:
@@ -96,7 +97,9 @@ def as_told(event: wire.Event) -> tuple[Any, ...]:
 
 
 def decoder(data: bytes, it: Any = wire) -> None:
-    """`data`: one byte that determines how the rest is split, then a guest's bytes."""
+    """The decoder must give the same events however a stream is split. `data`: one byte that
+    determines the split, then a guest's bytes.
+    """
     seed, stream = data[:1], data[1:]
     wanted = read(stream)
     whole = fed(it, [stream])
@@ -116,7 +119,7 @@ def decoder(data: bytes, it: Any = wire) -> None:
 
 
 def ends(stream: bytes) -> list[int]:
-    """The ends of frames, as far as their headers are valid."""
+    """The positions at which frames end, as far as their headers are valid."""
     found, at = [], 0
     while len(stream) - at >= 8:
         at = min(len(stream), at + 8 + int.from_bytes(stream[at + 4 : at + 8], "little"))
@@ -125,19 +128,19 @@ def ends(stream: bytes) -> list[int]:
 
 
 def cut(stream: bytes, chance: random.Random, at: list[int]) -> list[bytes]:
-    """Splits the data at these positions and some others."""
+    """Split the data at the positions `at` and some others."""
     more = [chance.randrange(len(stream) + 1) for _ in range(chance.randrange(8))]
     edges = sorted([0, *at, *more, len(stream)])
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
 def fed(it: Any, pieces: list[bytes]) -> Read:
-    """The decoder's results for a stream; checks that it never holds a whole frame."""
+    """The decoder's results for a stream. Checks that it never holds a whole frame."""
     decoder, events = it.Decoder(), []
     kept = decoder._rest
     for n, piece in enumerate(pieces):
         try:
-            # The classes of a copy are different, with the same names.
+            # A copy of the module has its own classes, with the same names.
             found = decoder.feed(piece)
             events += [as_told(getattr(wire, type(e).__name__)(*fields(e))) for e in found]
         except it.WireError as error:
@@ -161,14 +164,15 @@ def fields(event: Any) -> list[Any]:
 
 DEPTH_MAX, VALUES_MAX, COUNTED_FROM = 32, 50_000, 64 * 1024
 LONGEST_GROWN = 128 * 1024
-# A dictionary with one member takes 240 bytes; the remainder is for msgspec and the exception.
+# A dictionary with one member takes 240 bytes; the rest of the 400 is for msgspec and the
+# exception.
 BYTES_OF_A_VALUE, BYTES_OF_A_BODY_BYTE, BYTES_MORE = 400, 24, 1 << 20
 OWN_REASONS = ("twice", "nests deeper", "more than 50000 values", "thousands of digits")
 
 
 def long_json_body(data: bytes, it: Any = parse) -> None:
-    """Like `json_body`, for bodies longer than an input: `data` specifies a repetition. Also checks
-    the memory.
+    """Like `json_body`, but for bodies that are longer than an input: `data` describes a text with
+    a repeated piece. Also checks the memory.
     """
     body = grow(data)
     most = BYTES_MORE + BYTES_OF_A_BODY_BYTE * len(body) + BYTES_OF_A_VALUE * VALUES_MAX
@@ -184,7 +188,7 @@ def long_json_body(data: bytes, it: Any = parse) -> None:
 
 
 def json_body(body: bytes, it: Any = parse) -> None:
-    """Checks that a second parser returns the same value, or confirms the refusal."""
+    """Check that a second parser returns the same value, or confirms the refusal."""
     try:
         value = it.json_value(body)
     except BadRequest as refusal:
@@ -198,7 +202,7 @@ def json_body(body: bytes, it: Any = parse) -> None:
 
 
 def grow(data: bytes) -> bytes:
-    """Repeats a piece of a text. `data`: the number of repetitions (two bytes), the start of the
+    """Repeat a piece of a text. `data`: the number of repetitions (two bytes), the start of the
     piece and its length (one byte each), and the whole text.
     """
     times, start, length = int.from_bytes(data[:2], "little"), *data[2:4].ljust(2, b"\0")
@@ -236,12 +240,12 @@ def check_value(value: Any, length: int) -> None:
             elif isinstance(item, list):
                 below += item
         level = below
-    # Names of members count like values; the outermost value has no name.
+    # Names of members count like values; only the outermost value has no name.
     assert length <= COUNTED_FROM or count <= VALUES_MAX + 1, f"{count} values"
 
 
 def same(first: Any, other: Any) -> bool:
-    """Compares strictly: True is not 1."""
+    """Compare strictly: True is not 1."""
     return repr(first) == repr(other)
 
 
@@ -264,7 +268,7 @@ def check_shapes(value: Any, it: Any) -> None:
 
 
 def check_told(refusal: Unprocessable) -> None:
-    """Checks that the error can be sent, and is shorter than the input."""
+    """Check that the error can be sent, and is shorter than the input."""
     answer = msgspec.json.encode([str(refusal), refusal.details])
     assert len(answer) < 10_000, f"a refusal of {len(answer)} bytes"
 
