@@ -407,6 +407,43 @@ def test_a_call_with_an_environment_of_its_own_has_that_alone(bare_guest: BareGu
     assert b"of the version" in bare_guest.call(VARIABLES).stdout
 
 
+@promise("R13")
+@pytest.mark.parametrize(
+    ("options", "waiting"), [((FORKED,), 2), ((), 1)], ids=["forked", "script"]
+)
+def test_a_call_that_finds_no_shell_ready_starts_its_handler_once(
+    shipped: Path, options: tuple[str, ...], waiting: int
+) -> None:
+    """A shell that is started ahead has none of its variables, of which the loader obeys some."""
+    loaded = {"QUILT_A": "1", "LD_DEBUG": "files", "LD_DEBUG_OUTPUT": "/tmp/loaded"}
+    with BareGuest(shipped, *options) as bare_guest:
+        shell(bare_guest, 'case "$QUILT_A" in "") sleep 60;; esac; set -- /tmp/loaded.*; echo $#')
+        for _ in range(2):
+            late = bare_guest.call(timeout_ms=100).end
+            assert late is not None
+            assert late.kind is ExitKind.DEADLINE  # no shell is made ready after it
+            answer = bare_guest.call(loaded, env_replaces=True)
+            assert seen(answer) == (ExitKind.EXITED, 0, b"1\n", b"")
+            shells(bare_guest, waiting)  # nor does the sandbox lose its zygote over them
+
+
+def test_a_shell_that_cannot_be_made_ready_does_not_fail_the_call(shipped: Path) -> None:
+    """The kernel accepts the handler's line, but not the longer one of a shell that waits."""
+    with BareGuest(shipped) as bare_guest:
+        shell(bare_guest, "echo fine #" + "x" * 131_050)
+        for _ in range(2):
+            assert seen(bare_guest.call()) == (ExitKind.EXITED, 0, b"fine\n", b"")
+
+
+@promise("F21")
+def test_what_waits_does_not_show_how_many_variables_the_call_before_had(
+    bare_guest: BareGuest,
+) -> None:
+    shell(bare_guest, "od -c /proc/$$/environ")
+    first = bare_guest.call(VARIABLES).stdout
+    assert bare_guest.call().stdout == first
+
+
 def test_variables_and_payloads_of_every_size_arrive(bare_guest: BareGuest) -> None:
     shell(bare_guest, 'printf %s "$QUILT_PAYLOAD"; cat')
     for size in (10, 14_000, 15_000, 64 * 1024):

@@ -152,8 +152,15 @@ static size_t prefork_write_script(const struct call *call)
 // the invocation has to start a shell itself.
 pid_t prefork_take(const struct call *call, struct stream streams[2])
 {
-    if (prefork.pid == 0 && !prefork.forked)
+    if (prefork.pid == 0 && !prefork.forked) {
+        // As between invocations: the shell starts without this one's variables, which it gets
+        // below. If it cannot start, that is no failure of the one that the invocation starts.
+        char *first = special.env[special.env_count];
+        special.env[special.env_count] = NULL;
         prefork_start();
+        special.env[special.env_count] = first;
+        could_not(NULL, "", 0);
+    }
     if (prefork.forked)
         prefork.pid = zygote_told();
     // A script cannot replace all variables: IFS has an effect there but not in the environment,
@@ -172,9 +179,7 @@ pid_t prefork_take(const struct call *call, struct stream streams[2])
     pid_t pid = prefork.pid;
     memcpy(streams, prefork.streams, sizeof prefork.streams);
     bool fine = !call->has_payload || take_payload(prefork.input, call->payload_bytes);
-    ssize_t n = 0;
-    if (fine)
-        n = write(prefork.script, told, length);
+    ssize_t n = fine ? write(prefork.script, told, length) : 0;
     explicit_bzero(told, length);
     prefork_forget();
     if (fine && n != (ssize_t)length && errno != EPIPE)
