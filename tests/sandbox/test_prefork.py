@@ -267,6 +267,16 @@ def test_a_prepared_zygote_serves_the_versions_that_it_suits(
             assert (prepared in bare_guest.processes()) is stays
 
 
+def test_a_prepared_zygote_is_gone_for_a_version_with_another_shell(shipped: Path) -> None:
+    with BareGuest(shipped, FORKED) as bare_guest:
+        bare_guest.socket.sendall(PREPARE_SHELL)
+        (prepared,) = shells(bare_guest, 1)
+        argv = ["/bin/bash", "-c", "echo ${BASH_VERSION:+bash}"]
+        assert bare_guest.specialise(argv, flags=SHELL).errno == 0
+        assert bare_guest.call().stdout == b"bash\n"
+        assert prepared not in bare_guest.processes()
+
+
 def test_a_shell_is_prepared_once(shipped: Path) -> None:
     with BareGuest(shipped, FORKED) as bare_guest:
         bare_guest.socket.sendall(2 * PREPARE_SHELL)

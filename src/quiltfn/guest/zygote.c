@@ -115,11 +115,12 @@ static void zygote_spawn(char *shell, size_t room)
         zygote_end();
 }
 
+static char prepared_shell[] = "/bin/sh";
+
 void zygote_prepare(void)
 {
-    static char shell[] = "/bin/sh";
     if (shell_library != NULL)
-        zygote_spawn(shell, COMMENT);
+        zygote_spawn(prepared_shell, COMMENT);
 }
 
 static void zygote_start(void)
@@ -128,7 +129,7 @@ static void zygote_start(void)
         return;
     size_t length = strlen(special.argv[2]);
     bool suits = !read_at_start(special.env);
-    if (length > zygote.room)
+    if (length > zygote.room || strcmp(special.argv[0], prepared_shell) != 0)
         zygote_end();
     if (suits && zygote.pid == 0)
         zygote_spawn(special.argv[0], length > COMMENT ? length : COMMENT);
