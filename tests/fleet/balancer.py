@@ -1,5 +1,5 @@
-"""Clients behind a load balancer, which checks whether each node accepts invocations, and retries
-an invocation at the next node if a node has certainly not started it.
+"""Clients behind a load balancer. It checks whether each node accepts invocations. If a node has
+certainly not started an invocation, the client retries it at the next node.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Unanswered(Exception):
 
 @dataclass
 class Balancer:
-    """`able`: whether each node accepts invocations, by its URL."""
+    """A load balancer. `able`: whether each node accepts invocations, by the node's URL."""
 
     nodes: Sequence[AnyServer]
     able: dict[str, bool] = field(default_factory=dict)
@@ -56,7 +56,9 @@ class Balancer:
         client.close()
 
     def order(self, turn: int) -> list[AnyServer]:
-        """The healthy nodes from the next one on, and then the others."""
+        """The nodes in the order in which to try them: healthy ones first, each kind beginning at
+        this turn's node.
+        """
         count = len(self.nodes)
         found = [self.nodes[(turn + number) % count] for number in range(count)]
         return sorted(found, key=lambda node: not self.able.get(node.url, True))
@@ -64,13 +66,15 @@ class Balancer:
 
 @dataclass
 class Client:
-    """A client with a connection to each node."""
+    """A client behind the balancer, with one connection to each node."""
 
     balancer: Balancer
     _connections: dict[str, http.client.HTTPConnection] = field(default_factory=dict)
 
     def call(self, turn: int, path: str, body: Any) -> tuple[int, dict[str, str], Any]:
-        """Like `ask`, at the first node that does not refuse the invocation before starting it."""
+        """Like `ask`, but tries the nodes in order until one does not refuse before it has started
+        the invocation.
+        """
         found: tuple[int, dict[str, str], Any] = 0, {}, None
         for node in self.balancer.order(turn):
             try:
@@ -84,7 +88,9 @@ class Client:
     def ask(
         self, node: AnyServer, method: str, path: str, body: Any
     ) -> tuple[int, dict[str, str], Any]:
-        """Status, headers and body. Raises `Unanswered`, and OSError if nothing was sent."""
+        """Returns status, headers and body. Raises `Unanswered`; raises OSError if nothing was
+        sent.
+        """
         connection = self._connections.pop(node.url, None)
         if connection is not None and has_ended(connection):
             connection.close()
@@ -121,7 +127,7 @@ def has_ended(connection: http.client.HTTPConnection) -> bool:
 
 @dataclass
 class Calls:
-    """During the block, invokes at a fixed rate through a balancer."""
+    """Invokes at a fixed rate through a balancer during the block."""
 
     balancer: Balancer
     path: str

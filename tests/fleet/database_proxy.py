@@ -15,8 +15,8 @@ PIECE = 65_536
 
 
 class DatabaseProxy:
-    """Listens on a port of 127.0.0.1. With `keeps_dead` it keeps connections to the database after
-    their clients have gone, like a proxy or a load balancer with its own connections.
+    """Listens on a port of 127.0.0.1. With `keeps_dead`, connections to the database stay open
+    after their clients have gone, as with a proxy or a load balancer that has its own connections.
     """
 
     def __init__(self, port: int, *, keeps_dead: bool = False) -> None:
@@ -28,7 +28,7 @@ class DatabaseProxy:
         self.port = int(self._listener.getsockname()[1])
 
     def cut(self) -> None:
-        """Ends all connections; from now on, new ones end at once."""
+        """Ends all connections; until `heal`, new ones end at once."""
         self._is_cut = True
         self._end_all()
 
@@ -69,7 +69,9 @@ class DatabaseProxy:
         client.close()
 
     def _copy(self, source: socket.socket, target: socket.socket, is_told: bool) -> None:
-        """Copies data. `is_told`: whether the target's connection ends with the source's."""
+        """Copies data from one connection to the other. `is_told`: whether the target's connection
+        ends when the source's does.
+        """
         with contextlib.suppress(OSError):
             while piece := source.recv(PIECE):
                 target.sendall(piece)
@@ -80,8 +82,8 @@ class DatabaseProxy:
 
 @contextlib.contextmanager
 def proxy_of(fleet: Fleet, name: str, *, keeps_dead: bool = False) -> Iterator[DatabaseProxy]:
-    """A new node of that name, not started yet, which reaches the database through its own
-    proxy.
+    """Adds a node with this name, which reaches the database through a proxy of its own. The node
+    is not started yet.
     """
     port = urlsplit(fleet.url).port
     assert port is not None

@@ -1,8 +1,9 @@
-"""Failovers of PostgreSQL: the primary is lost, the test promotes its standby, and the nodes
-continue with that by a URL that names both.
+"""Failovers of PostgreSQL: the primary is lost, the test promotes the standby, and the nodes
+continue with the standby, since their URL names both.
 
-Clients invoke 200 times a second behind a balancer, queue work, run schedules, and change
-functions. Afterwards their responses are compared with the data of the new primary, as in storm.py.
+Clients invoke 200 times a second behind a balancer, queue invocations, run schedules, and change
+functions. Afterwards, their responses are compared with the data of the new primary, as in
+storm.py.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s::inet"
 
 @dataclass
 class Changes:
-    """Changes a function at a node continuously. `ends`: the time and status of each response."""
+    """Changes a function at one node continuously. `ends`: the time and the status of each
+    response.
+    """
 
     it: Matrix
     node: FleetMachine
@@ -60,7 +63,7 @@ class Changes:
         self._thread.join()
 
     def back_s(self, since: float) -> float:
-        """The time until all further changes are accepted."""
+        """The time from `since` until no further change is refused."""
         refused = [at for at, status in self.ends if status != 200 and at > since]
         behind = max(refused, default=since)
         return min((at for at, status in self.ends if at > behind and status == 200)) - since
@@ -74,8 +77,8 @@ class Drill:
     seen: Witness
 
     def play(self, failure: str, happens: Callable[[], float], within_s: float) -> None:
-        """`happens`: the failover; returns when the standby was promoted. `within_s`: the time
-        after that by which management must work again.
+        """`happens`: makes the failover, and returns the time at which the standby was promoted.
+        `within_s`: the time after the promotion in which management must work again.
         """
         fleet = self.it.fleet
         load = Load(fleet, CALLERS, 3, CLIENT_TIMEOUT_S, may_come_late=True)

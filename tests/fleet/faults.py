@@ -14,16 +14,16 @@ from fleet_network import DATABASE
 
 AT_A_TIME = 2
 BETWEEN_S = 0.5, 3.0
-# Durations of faults: too short to be noticed; so long that the node starts nothing; that its
-# instances end; that others take it over.
+# Durations of faults, by the consequence: none; the node starts no more instances; its instances
+# end; other nodes take it over.
 LASTS_S = (0.3, TIMES["fence"] + 0.5, TIMES["end"] + 1.5, TIMES["reap"] + 3.0)
 DATABASE_AWAY_S = 1.0, 6.0
-# Seconds until a standby is promoted, and until the former primary becomes a standby. Nodes may
-# wait ten seconds for a promotion.
+# How many seconds it takes until a standby is promoted, and until the former primary becomes a
+# standby. Nodes may wait ten seconds for a promotion.
 NOTICED_S, FAILED_OVER_S = (0.2, 2.0), (5.0, 9.0)
-# After a fault, a node needs some time until it follows the others again.
+# It takes some time after a fault until a node follows the others again.
 CALM_AFTER_S = 5.0
-# A resumed launcher ends overdue instances within a second.
+# A resumed launcher ends overdue instances within this time.
 WAKES_WITHIN_S = 2.0
 DAY_S = 86_400
 WEIGHTS = {
@@ -44,7 +44,7 @@ WEIGHTS = {
 
 @dataclass
 class Active:
-    """A fault in progress. `touches`: the nodes that it separates from the database."""
+    """A fault that lasts. `touches`: the nodes that it separates from the database."""
 
     kind: str
     ends_at: float
@@ -55,15 +55,19 @@ class Active:
 
 @dataclass
 class Faults:
-    """`play` them for some time, then `end_all`; `counts`: how often each occurred."""
+    """Injects faults: `play` for some time, then `end_all`. `counts`: how often each kind of fault
+    occurred.
+    """
 
     fleet: Machines
     dice: random.Random
     counts: Counter[str] = field(default_factory=Counter)
     log: list[str] = field(default_factory=list)  # the faults with their times
     active: list[Active] = field(default_factory=list)
-    _touched: dict[str, float] = field(default_factory=dict)  # by node: when its last fault ended
-    # By node whose launcher and server were both stopped: when they were stopped, and resumed.
+    # when the last fault of each node ended
+    _touched: dict[str, float] = field(default_factory=dict)
+    # When the launcher and the server of a node were both stopped, and when they were resumed, by
+    # the node's name.
     _frozen: dict[str, float] = field(default_factory=dict)
     _thawed: dict[str, float] = field(default_factory=dict)
 
@@ -86,14 +90,18 @@ class Faults:
                 node.jump.set(0)
 
     def was_calm(self, name: str, since: float) -> bool:
-        """Whether the node has run and reached the database since shortly before that time."""
+        """Whether the node has run and reached the database since a while before the time
+        `since`.
+        """
         up_since = self.fleet.named(name).up_since
         if up_since is None or any(name in one.touches for one in list(self.active)):
             return False
         return max(up_since, self._touched.get(name, 0.0)) + CALM_AFTER_S <= since
 
     def may_have_too_many(self, node: FleetMachine) -> bool:
-        """Whether no process of the node runs that could end its instances: see decision 53."""
+        """Whether instances of the node may live too long, since none of its processes that could
+        end them runs: see decision 53.
+        """
         frozen, thawed = self._frozen.get(node.name), self._thawed.get(node.name, 0.0)
         if frozen is not None:
             return time.monotonic() - frozen > TIMES["end"] - TIMES["beat"]
@@ -195,8 +203,8 @@ class Faults:
             self._lasts(f"PostgreSQL restarted ({how})", DATABASE, postgres.start)
 
     def _fail_over(self) -> None:
-        """The primary is killed or cut off, its standby promoted, and the primary later made the
-        standby.
+        """Kills or cuts off the primary, promotes its standby, and later makes the former primary
+        the standby.
         """
         fleet, pair = self.fleet, self.fleet.pair
         is_killed = self.dice.random() < 0.5
@@ -222,8 +230,8 @@ class Faults:
         end: Callable[[], None],
         away_s: tuple[float, float] = DATABASE_AWAY_S,
     ) -> None:
-        """`name`: the affected node, or "all" for a fault of the database. `away_s`: for how long
-        nodes lose the database; None: they don't.
+        """Registers a fault that lasts. `name`: the affected node, or "all" for a fault of the
+        database. `away_s`: for how long nodes lose the database; None: they don't lose it.
         """
         self._happened(kind, name or "")
         everybody = [one.name for one in self.fleet.nodes]

@@ -1,8 +1,8 @@
-"""Checks the version of a changing function that nodes run: the node that acknowledged a change
-must run it at once, the others within a second.
+"""Checks which version of a changing function the nodes run: the node that acknowledged a change
+must run the new version at once, the other nodes within a second.
 
-This uses invocations, which unlike all other requests do not wait until their node has applied the
-others' changes.
+The checks are invocations: all other requests wait until their node has applied the changes of
+other nodes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ GIVE_UP_S, EVERY_S, LOOK_EVERY_S = 4.0, 0.6, 0.02
 
 @dataclass
 class Freshness:
-    """Runs from `start` until `stop`. `was_calm`: returns whether a node could learn of changes
-    since a time.
+    """Runs the checks from `start` until `stop`. `was_calm`: returns whether a node could learn of
+    changes since a given time.
     """
 
     fleet: Machines
     was_calm: Callable[[str, float], bool]
     changes: int = 0
-    stale_there: int = 0  # old versions on the acknowledging node
+    stale_there: int = 0  # how often the node that acknowledged a change ran an older version
     late: int = 0
     slowest_s: float = 0.0
-    slow: int = 0  # late changes on nodes without a fault
+    slow: int = 0  # late changes at nodes that had no fault
     slow_examples: list[str] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -46,7 +46,7 @@ class Freshness:
         self._thread = threading.Thread(target=self._run)
 
     def start(self) -> None:
-        """Creates the function, before any fault."""
+        """Creates the function; called before any fault."""
         self._path = self.fleet.deploy("echo 0", name="changes", max_instances=3).path
         self._old: set[str] = set()  # acknowledged versions that are no longer the newest
         self._thread.start()
@@ -58,8 +58,8 @@ class Freshness:
                 return
             node, wanted = dice.choice(self.fleet.nodes), str(number)
             answer = self._ask(node, "PUT", self._path, {"handler": f"echo {wanted}"})
-            # If the version's instances could not start, the response says so, and the previous
-            # version continues.
+            # If no instance of the new version could start, the response says so, and the previous
+            # version stays current.
             if answer is None or answer["error_message"] is not None:
                 continue
             acknowledged_at = time.monotonic()
@@ -78,7 +78,8 @@ class Freshness:
             self.stale_there += 1
             self._note(f"{acknowledged.name} has acknowledged {wanted} and runs older")
         left = [one for one in self.fleet.nodes if one is not acknowledged]
-        was_old: dict[str, float] = {}  # when each node was last seen to run an older version
+        # the last time at which each node was seen to run an older version
+        was_old: dict[str, float] = {}
         while left and time.monotonic() - since < GIVE_UP_S and not self._stop.is_set():
             for node in list(left):
                 asked_at = time.monotonic()
@@ -103,7 +104,7 @@ class Freshness:
             self.examples.append(f"{time.strftime('%H:%M:%S')} stale: {example}")
 
     def _says(self, node: FleetMachine) -> str | None:
-        """The function's output at a node; None if it does not run there."""
+        """The function's output at a node; None if there is none."""
         began = time.monotonic()
         found = self._ask(node, "POST", f"{self._path}/invoke", {})
         took_s = time.monotonic() - began
@@ -119,7 +120,7 @@ class Freshness:
             )
 
     def _ask(self, node: FleetMachine, method: str, path: str, body: Any) -> Any:
-        """The JSON of a 200 response, otherwise None."""
+        """The JSON of a response with status 200; None for any other response."""
         address = node.url.removeprefix("http://")
         connection = http.client.HTTPConnection(address, timeout=3)
         headers = node.headers | {"content-type": "application/json"}

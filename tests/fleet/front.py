@@ -23,14 +23,15 @@ from timeouts import scaled
 
 NODES = ("one", "two", "three")
 PIECE = 65_536
-# An invocation's record is in the store before the response; a node's counts follow soon after.
+# With strict durability, an invocation's record is in the store before the response. A short
+# heartbeat makes each node's counts follow soon.
 OPTIONS = (
     "--durability strict --fleet-beat-s 0.2 --fleet-fence-s 5 --fleet-end-s 10 --fleet-reap-s 20"
 )
 
 
 class Front:
-    """Listens on a port of 127.0.0.1 until it is closed."""
+    """A load balancer on a port of 127.0.0.1, until it is closed."""
 
     def __init__(self, nodes: Sequence[Server], seed: int = 0) -> None:
         self._nodes = nodes
@@ -50,7 +51,7 @@ class Front:
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
 
     def client(self) -> httpx.Client:
-        """A client whose requests each go to a random node."""
+        """A client; each of its requests goes to a random node."""
         return httpx.Client(
             base_url=self.url,
             timeout=scaled(CLIENT_TIMEOUT_S),
@@ -59,8 +60,8 @@ class Front:
         )
 
     def carry(self, here: socket.socket, address: str) -> None:
-        """Forwards one connection from the client's own address, by which nodes count failed
-        credentials.
+        """Forwards one connection, with the client's address as the source address, since nodes
+        count failed credentials by address.
         """
         node = urlsplit(self._random.choice(self._nodes).url)
         to = (str(node.hostname), node.port or 80)
@@ -68,7 +69,7 @@ class Front:
             asking = threading.Thread(target=pour, args=[here, there], daemon=True)
             asking.start()
             pour(there, here)
-            with contextlib.suppress(OSError):  # the connection ends with the response
+            with contextlib.suppress(OSError):  # the connection ends together with the response
                 here.shutdown(socket.SHUT_RDWR)
             asking.join()
 
@@ -79,7 +80,7 @@ class Front:
 
 
 def pour(source: socket.socket, target: socket.socket) -> None:
-    """Copies until the end of `source`, then ends `target`."""
+    """Copies data until the end of `source`, and then ends `target`."""
     with contextlib.suppress(OSError):
         while data := source.recv(PIECE):
             target.sendall(data)
@@ -91,8 +92,8 @@ def pour(source: socket.socket, target: socket.socket) -> None:
 def fronted(
     cluster: Cluster, name: str, options: str, directory: Path
 ) -> Iterator[tuple[list[Server], Front]]:
-    """Three started nodes of a fleet, and a balancer in front of them. `name`: the database to
-    create; `options`: of each node; `directory`: for the fleet's files.
+    """Starts three nodes of a fleet, and a balancer in front of them. `name`: the database to
+    create; `options`: the options of each node; `directory`: gets the fleet's files.
     """
     cluster.create(name)
     with contextlib.ExitStack() as stack:
@@ -109,8 +110,8 @@ def fronted(
 
 @contextlib.contextmanager
 def three_nodes(options: str, directory: Path) -> Iterator[Server]:
-    """The first node, but requests go to any of the three. `options`: of each node. `directory`:
-    for the fleet's files.
+    """Yields the first of three nodes, whose requests go to any of them. `options`: the options of
+    each node; `directory`: gets the fleet's files.
     """
     with (
         postgresql.started() as cluster,

@@ -1,5 +1,5 @@
-"""Nodes of a fleet and their shared PostgreSQL, each on its own machine (a network namespace). All
-of them can be killed, stopped and cut off.
+"""Nodes of a fleet and their shared PostgreSQL, each on a machine of its own (a network namespace).
+Each of them can be killed, stopped and cut off.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ from timeouts import scaled
 
 NAMES = ("one", "two", "three")
 HOST = "host"  # the machine of clients
-FIRST_MIB = 301  # in MiB; the sandbox that a start tests has another size
-AGAIN_S = 0.3  # seconds until a service manager restarts a node
+# the memory limit of the first function in MiB; the sandbox that a start tests has another one
+FIRST_MIB = 301
+AGAIN_S = 0.3  # how many seconds a service manager waits until it restarts a node
 
-# Short, so that a storm of a minute has many take-overs; a stopped launcher gives the server five
-# seconds more.
+# These times are short, so that a storm of a minute has many take-overs. If the launcher is
+# stopped, the server gets five seconds more.
 TIMES = {"beat": 0.5, "fence": 2.0, "end": 3.0, "reap": 11.0}
 REAP_S = TIMES["reap"]
 TABLE = """\
@@ -61,10 +62,10 @@ def options_of(times: dict[str, float]) -> str:
 
 
 class FleetMachine(Server):
-    """A node on its own machine. `keep` restarts it whenever it ends."""
+    """A node on a machine of its own. `keep` restarts it whenever it ends."""
 
     def __init__(self, root: Path, name: str, reached: Network, file: Path, **more: Any) -> None:
-        """`more`: arguments of `Server`; `times`: the settings for the fleet's times."""
+        """`more`: arguments of `Server`. `times`: the fleet's times, as settings."""
         self.name, self.network = name, reached
         self.address = reached.address(name)
         self.jump: Jump | None = more.pop("jump", None)
@@ -73,10 +74,10 @@ class FleetMachine(Server):
         program = [*reached.inside(name), *(more.pop("program", ()) or [str(QUILTFN)])]
         super().__init__(root, program=program, **more)
         self.url = f"http://{self.address}:{API_PORT}"
-        # When it became ready, by the monotonic clock; None: not running.
+        # When the node became ready, by the monotonic clock; None: it is not running.
         self.up_since: float | None = None
         self.starts = 0
-        self.lives: list[str] = []  # when each of the node's servers was ready, and the server's id
+        self.lives: list[str] = []  # for each server of the node: when it was ready, and its id
         self.codes: list[int] = []  # the node's exit codes
         self._ends = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -94,7 +95,7 @@ class FleetMachine(Server):
         while not self._ends.is_set():
             try:
                 self.start()
-            except Exception:  # the database may be unavailable: retry
+            except Exception:  # the database may be unavailable: try again
                 self._reaped()
             else:
                 self.starts, self.up_since = self.starts + 1, time.monotonic()
@@ -112,7 +113,7 @@ class FleetMachine(Server):
             self._forget()
 
     def stop_keeping(self) -> None:
-        """Stops restarting the node; the caller has to stop it."""
+        """Stops restarting the node, which continues to run."""
         self._ends.set()
 
     def close(self) -> None:
@@ -133,7 +134,7 @@ class FleetMachine(Server):
             return
         self._threads.shutdown()
 
-    # Faults ----------------------------------------------------------------------------------
+    # Faults of a node ------------------------------------------------------------------------
 
     def kill_all(self) -> None:
         """Kills all processes of the machine at once, as if it lost power."""
@@ -166,13 +167,13 @@ class FleetMachine(Server):
 
 
 class Machines:
-    """The fleet. It is also an `AnyServer`: each request goes to a random node."""
+    """A fleet, as an `AnyServer` whose requests go to random nodes."""
 
     def __init__(self, directory: Path, reached: Network, postgres: Postgres | Replicated) -> None:
         self.directory, self.network, self.postgres = directory, reached, postgres
         self.nodes: list[FleetMachine] = []
         self.headers: dict[str, str] = {}
-        # The maximum number of instances of each function, by its memory in MiB.
+        # The maximum number of instances of each function, by the function's memory limit in MiB.
         self.instances: dict[int, int] = {}
         self.times = TIMES
         self._cuts: set[tuple[str, str]] = set()
@@ -181,7 +182,7 @@ class Machines:
     # Setup, by the commands that operators use ------------------------------------------------
 
     def init(self) -> None:
-        """Creates the fleet and an operator's key."""
+        """Creates the fleet, and a key for an operator."""
         secret = (
             "--store",
             self.postgres.url,
@@ -201,7 +202,7 @@ class Machines:
         return self.directory / "fleet.toml"
 
     def add(self, name: str, **more: Any) -> FleetMachine:
-        """A node, not started yet. `more`: arguments of `FleetMachine`."""
+        """Adds a node, which is not started yet. `more`: arguments of `FleetMachine`."""
         file, own = self.directory / f"{name}.toml", self.directory / name
         where = ("--address", f"{self.network.address(name)}:{PEER_PORT}", "--output", str(file))
         done = quiltfn("fleet", "add-node", name, *where, "--fleet", str(self.file))
@@ -225,8 +226,8 @@ class Machines:
         return self.nodes[0].call(method, path, json)
 
     def deploy(self, handler: str, **fields: Any) -> Function:
-        """Deploys a function with a unique memory limit, by which its instances are recognized.
-        `at`: the node that gets the requests, and the first instance.
+        """Deploys a function with a memory limit that no other function has, by which its instances
+        are recognized. `at`: the node that gets the requests, and so the first instance.
         """
         asked = fields.pop("at", self.nodes[0])
         mib = FIRST_MIB + len(self.instances)
@@ -237,7 +238,7 @@ class Machines:
         return function
 
     def are_ready(self) -> bool:
-        """Whether every node runs and knows that all others do."""
+        """Whether every node runs and knows that all other nodes do."""
         if any(one.up_since is None for one in self.nodes):
             return False
         with contextlib.suppress(httpx.HTTPError, RuntimeError):
@@ -295,7 +296,7 @@ class Machines:
 
     @property
     def pair(self) -> Replicated:
-        """The database with its standby. Raises `AssertionError` if there is no standby."""
+        """The database and its standby. Raises `AssertionError` if there is no standby."""
         assert isinstance(self.postgres, Replicated)
         return self.postgres
 
@@ -306,7 +307,7 @@ class Machines:
 
     @property
     def databases(self) -> Sequence[str]:
-        """The machines of the database, and of its standby."""
+        """The machine of the database, and that of its standby if there is one."""
         return self.postgres.machines if isinstance(self.postgres, Replicated) else (DATABASE,)
 
     def disconnect(self) -> int:
@@ -332,8 +333,8 @@ def machines(
     make: Callable[[Path, str], dict[str, Any]] = lambda _root, _name: {},
     store: Callable[[Path, Network], AbstractContextManager[Postgres | Replicated]] = database,
 ) -> Iterator[Machines]:
-    """A fleet with running nodes, which is removed at the end. `make`: further arguments of
-    `FleetMachine` for each node. `store`: creates the database.
+    """Runs a fleet, which is removed at the end. `make`: returns further arguments of
+    `FleetMachine` for a node. `store`: creates the database.
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(short_dir())
@@ -361,7 +362,7 @@ def _check_nothing_left(fleet: Machines, before: leftovers.Traces) -> None:
 
 
 def with_a_clock(root: Path, name: str) -> dict[str, Any]:
-    """An argument of `machines`, for nodes with wall clocks that can be set."""
+    """The arguments of `FleetMachine` for a node with a wall clock that can be set."""
     own = root / f"clock-{name}"
     own.mkdir(mode=0o755)
     jump = Jump(own)

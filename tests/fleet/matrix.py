@@ -1,7 +1,7 @@
-"""The failure matrix: the effects of each failure on callers and operators, in figures.
+"""The failure matrix: the effects of each kind of failure on callers and operators, in figures.
 
-`scripts/soak fleet --matrix` runs it on nodes in network namespaces; docs/how-to/fleet.md has the
-table that it prints.
+`scripts/soak fleet --matrix` runs it on nodes in network namespaces, and prints the table that is
+in docs/how-to/fleet.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fleet.newer import newer, of_checkout
 from fleet.sampler import Bounds, homes_of, sampled, sandboxes
 from fleet_network import DATABASE
 
-# The defaults of a fleet.
+# The default times of a fleet.
 DEFAULT_TIMES = {"beat": 2.0, "fence": 10.0, "end": 60.0, "reap": 100.0}
 AWAY_S = 55.0
 RATE = 200.0
@@ -51,7 +51,7 @@ class Figure:
 
 @dataclass
 class Matrix:
-    """Runs rows, and has the results so far."""
+    """Runs the rows of the matrix, and collects their results."""
 
     fleet: Machines
     figures: list[Figure] = field(default_factory=list)
@@ -75,16 +75,19 @@ class Matrix:
         return self.ask(node, "POST", f"{function.path}/invoke", {"payload": payload})
 
     def later(self, *arguments: Any) -> Future[tuple[httpx.Response, float]]:
-        """Invokes in a thread; the result is the response and the time that it took."""
+        """Invokes in a thread; the result is the response and the time at which it arrived."""
         return self.threads.submit(lambda: (self.invoke(*arguments), time.monotonic()))
 
     def on(self, node: FleetMachine, count: int = 1, max_instances: int = 1) -> list[Function]:
-        """Functions with one ready instance each at that node, of which the other nodes know."""
+        """Deploys functions, each with one ready instance at this node, of which the other nodes
+        know.
+        """
         fields = {"at": node, "max_instances": max_instances, "timeout_seconds": 120}
         made = [self.fleet.deploy(SLEEPS, **fields) for _ in range(count)]
         for function in made:
             assert ran(self.invoke(node, function)) == node.name
-        # Until the others know of the instance, an invocation at one of them would move it there.
+        # Before the other nodes know of the instance, an invocation at one of them would move the
+        # instance there.
         time.sleep(3 * self.fleet.times["beat"])
         for caller, function in itertools.product(self.fleet.nodes, made):
             assert ran(self.invoke(caller, function)) == node.name
@@ -109,7 +112,7 @@ class Matrix:
         return str(next(one["presence"] for one in found if one["name"] == name))
 
 
-# Losses -------------------------------------------------------------------------------------------
+# Lost nodes ---------------------------------------------------------------------------------------
 
 
 def lose_calls(
@@ -119,7 +122,7 @@ def lose_calls(
     within_s: float,
     undo: Callable[[str], None] | None = None,
 ) -> None:
-    """A node that runs invocations of another node's clients is lost; a third node is
+    """A node is lost while it runs invocations for clients of another node; a third node must be
     unaffected.
     """
     first, second, third = it.fleet.nodes
@@ -169,12 +172,12 @@ def kill_a_sandbox(it: Matrix) -> None:
     it.tell("kill -9 of a sandbox", seen, "0.5 s", took_s < 0.5 and again.status_code == 200)
 
 
-# Stops --------------------------------------------------------------------------------------------
+# Stopped processes --------------------------------------------------------------------------------
 
 
 def stop(it: Matrix, whom: str) -> None:
-    """A node's server, or both server and launcher, are stopped until others have taken the node
-    over, and then resumed. Nothing of the old epoch may be left.
+    """Stops a node's server, or both server and launcher, until other nodes have taken the node
+    over, and then resumes the processes. Nothing of the old epoch may be left.
     """
     first, second, third = it.fleet.nodes
     [function] = it.on(second)
@@ -226,11 +229,11 @@ def stop_launcher(it: Matrix) -> None:
     it.tell("SIGSTOP of launcher, and CONT", seen, "0", not failed and presence == "present")
 
 
-# Separations --------------------------------------------------------------------------------------
+# Separated nodes ----------------------------------------------------------------------------------
 
 
 def part_nodes(it: Matrix, is_both: bool) -> None:
-    """Two nodes cannot reach each other, so invocations run at the next candidate."""
+    """Two nodes cannot reach each other, so invocations must run at the next candidate."""
     first, second, _ = it.fleet.nodes
     [function] = it.on(second, max_instances=2)
     bounds = Bounds()
@@ -250,7 +253,7 @@ def part_nodes(it: Matrix, is_both: bool) -> None:
         f"of 10 calls at one of them {codes.count(200)} ran, the first after {took[0]:.1f} s, the "
         f"others after {max(took[1:]) * 1000:.0f} ms at most; instances exceeded {bounds.exceeded}"
     )
-    # The first invocation may have been sent before the fault was noticed.
+    # The first invocation may have been sent before the nodes noticed the fault.
     is_kept = set(codes[1:]) == {200} and max(took[1:]) < 1 and took[0] < 4
     way = "both ways" if is_both else "one way"
     it.tell(f"two nodes parted {way}", seen, "3 s, 0", is_kept and not bounds.exceeded)
@@ -265,7 +268,7 @@ def look_at(fleet: Machines) -> Any:
 
 @dataclass
 class Sync:
-    """Invokes at every node; each node has a ready instance for this."""
+    """Invokes at every node; each node has a ready instance for these invocations."""
 
     it: Matrix
     functions: dict[str, Function]
@@ -321,8 +324,8 @@ def all_records(it: Matrix, function: Function) -> Iterator[dict[str, Any]]:
 def lose_database(
     it: Matrix, failure: str, goes: Callable[[], object], comes: Callable[[], object], away_s: float
 ) -> None:
-    """The database is lost for a while: running invocations continue, new ones are accepted,
-    management is refused, and soon everything works again.
+    """The database is lost for a while. Running invocations must continue, new ones must be
+    accepted, and management must be refused; afterwards, everything must work again soon.
     """
     caller = it.fleet.nodes[0]
     functions = {node.name: it.on(node)[0] for node in it.fleet.nodes}
@@ -359,7 +362,7 @@ def lose_database(
 
 
 def cut_off_from_database(it: Matrix) -> None:
-    """One node does not reach PostgreSQL for longer than the fence time."""
+    """One node cannot reach PostgreSQL for longer than the fence time."""
     first, second, _ = it.fleet.nodes
     [here], [there] = it.on(first), it.on(second)
     running = it.later(second, there, "14")
@@ -382,12 +385,14 @@ def cut_off_from_database(it: Matrix) -> None:
     it.tell("a node cut off from PostgreSQL", seen, "0 failed", is_kept)
 
 
-# Operations ---------------------------------------------------------------------------------------
+# Restarts and upgrades ----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def under_load(it: Matrix, label: str, max_instances: int = 6) -> Iterator[Function]:
-    """During the block, invokes at this rate through a balancer; no invocation may fail."""
+    """Invokes a function at a fixed rate through a balancer during the block; no invocation may
+    fail.
+    """
     function = it.fleet.deploy("true", max_instances=max_instances)
     with Balancer(it.fleet.nodes) as balancer:
         with Calls(balancer, f"{function.path}/invoke", RATE) as calls:
@@ -424,7 +429,7 @@ def drain(it: Matrix) -> None:
 
 
 def restart_each(it: Matrix, is_drained: bool) -> None:
-    """One node after the other is stopped with SIGTERM and started again."""
+    """Stops each node with SIGTERM and starts it again, one after the other."""
     label = "drained, and restarted" if is_drained else "restarted by SIGTERM alone"
     with under_load(it, f"each node {label}, one after the other"):
         for node in it.fleet.nodes:
@@ -437,7 +442,9 @@ def restart_each(it: Matrix, is_drained: bool) -> None:
 
 
 def upgrade(it: Matrix) -> None:
-    """Upgrades each node to a newer version with a newer schema; one is downgraded meanwhile."""
+    """Upgrades each node to a newer version with a newer schema. One node is downgraded in
+    between.
+    """
     first, second, third = it.fleet.nodes
     job = it.fleet.deploy("sleep 0.2; echo done", max_instances=6)
     old, accepted, steps_s = of_checkout(), [], []
@@ -458,7 +465,7 @@ def upgrade(it: Matrix) -> None:
                 rolling.manage(it.fleet.nodes)
         until(lambda: rolling.is_done(first, job, accepted), 60)
         is_once = rolling.are_once(second, job, accepted)
-        for node in it.fleet.nodes:  # in the state that the next row expects
+        for node in it.fleet.nodes:  # the next row needs nodes of this version
             node.runs(old.program)
             restart_drained(it, node)
     mistakes = sum(node.log.read_text().count("Traceback") for node in it.fleet.nodes)
@@ -523,7 +530,7 @@ def away(it: Matrix) -> None:
     lose_database(it, "PostgreSQL away for 55 s", postgres.stop, postgres.start, AWAY_S)
 
 
-# Grouped by the times of their fleet.
+# These rows need a fleet with short times, the rows in `DEFAULT` one with the default times.
 SHORT: dict[str, Callable[[Matrix], None]] = {
     "sandbox": kill_a_sandbox,
     "server": killed("server"),
@@ -562,7 +569,7 @@ def play(names: Collection[str]) -> list[Figure]:
                 for name, row in wanted.items():
                     try:
                         row(it)
-                    except Exception as error:  # the other rows run nevertheless
+                    except Exception as error:  # continue with the other rows
                         it.tell(name, f"{type(error).__name__}: {error}", "-", False)
                         traceback.print_exc()
                 figures += it.figures

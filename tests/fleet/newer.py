@@ -1,5 +1,6 @@
-"""A newer version of quiltfn for tests of upgrades: this version with the next number, one more
-migration, and more data in messages of nodes. It does not need this checkout's history.
+"""Makes a newer version of quiltfn for tests of upgrades: this version with the next number, one
+more migration, and more data in messages between nodes. It does not need the history of the
+checkout.
 """
 
 import py_compile
@@ -35,12 +36,13 @@ def upgrade() -> None:
         "SELECT coalesce(max(number), 0) + 1, 'motto', '', '' FROM change"
     )
 '''
-# Always encoded: msgspec leaves out fields with their default value, but not with this factory.
+# With this factory, msgspec always encodes the field; it omits fields with a constant default
+# value.
 SAID = '    motto: Sequence[str] = msgspec.field(default_factory=lambda: ["new"])\n'
 
 
 class Version(NamedTuple):
-    """`program`: the `quiltfn` command of this version."""
+    """A version of quiltfn. `program`: its `quiltfn` command."""
 
     number: str
     program: Sequence[str]
@@ -51,13 +53,13 @@ def of_checkout() -> Version:
 
 
 def newer(directory: Path) -> Version:
-    """Creates the version in a new directory with its own environment, since a server finds its
-    program by its interpreter's prefix.
+    """Creates the newer version in a new directory with its own environment, since a server finds
+    its program by the prefix of its interpreter.
     """
     major, minor, *_ = quiltfn.__version__.split(".")
     number = f"{major}.{int(minor) + 1}.0"
     package = directory / "program" / "quiltfn"
-    shutil.copytree(Path(quiltfn.__file__).parent, package)  # with its compiled files
+    shutil.copytree(Path(quiltfn.__file__).parent, package)  # this includes the compiled files
     _change(package / "__init__.py", f'"{quiltfn.__version__}"', f'"{number}"')
     _migrate(package / "store")
     said = package / "model"

@@ -1,4 +1,4 @@
-"""Real nodes of one fleet for tests: each a server with its own file and directories."""
+"""Real nodes of one fleet for tests; each is a server with its own file and directories."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ PASSWORD_FILE = "password"
 
 
 def run(*words: str) -> None:
-    """Runs `quiltfn fleet` in this process, since such a command mostly waits for its imports."""
+    """Runs `quiltfn fleet` in this process: a separate one would mostly wait for its imports."""
     assert fleet.main(words) == 0
 
 
 @dataclass
 class Fleet:
-    """A fleet, created by the commands that operators use."""
+    """A fleet, which is created by the commands that operators use."""
 
     directory: Path
     url: str
@@ -46,7 +46,7 @@ class Fleet:
         return path
 
     def node(self, name: str, options: str = "") -> Server:
-        """The server of a node, not started yet."""
+        """The server of a node, which is not started yet."""
         path = self.directory / f"{name}.toml"
         return self.another(
             options=f"--fleet {path if path.exists() else self.add(name)} {options}"
@@ -58,6 +58,6 @@ def is_active(node: Server, function: Function) -> bool:
 
 
 def on(node: Server, function: Function) -> Function:
-    """The same function at another node, once that knows it."""
+    """The same function at another node; waits until that node knows it."""
     until(lambda: is_active(node, function))
     return Function(node, function.id)

@@ -27,7 +27,9 @@ def statement(cluster: Postgres | Replicated, text: str, *values: str) -> list[t
 
 
 class Replicated:
-    """Operations of a `Postgres` apply to the primary. `url` names both machines."""
+    """A PostgreSQL and its standby. The operations of a `Postgres` apply to the primary. `url`
+    names both machines.
+    """
 
     def __init__(self, directory: Path, reached: Network, *, is_synchronous: bool = True) -> None:
         self.primary, self.replica = (
@@ -48,7 +50,7 @@ class Replicated:
         self.primary.stop(how)
 
     def replicate(self) -> None:
-        """Creates the standby again from the primary; returns once it follows."""
+        """Creates the standby again from the primary, and waits until it follows."""
         self.replica.kill()
         self._wait_for(is_waiting=False)
         until(lambda: self.replica.reaches(self.primary), 30)
@@ -59,7 +61,7 @@ class Replicated:
         until(lambda: statement(self.primary, FOLLOWS, self._state)[0][0], 30)
 
     def promote(self) -> None:
-        """Makes the standby the primary, without contacting the former primary."""
+        """Makes the standby the primary, without a connection to the former primary."""
         statement(self.replica, "SELECT pg_promote(true, 30)")
         self.primary, self.replica = self.replica, self.primary
 
@@ -68,7 +70,7 @@ class Replicated:
         return "sync" if self.is_synchronous else "async"
 
     def _wait_for(self, *, is_waiting: bool) -> None:
-        """Sets whether commits wait for the standby. A copy has the setting of its original."""
+        """Sets whether commits wait for the standby. A standby has the setting of its primary."""
         names = "'*'" if is_waiting else "''"
         statement(self.primary, f"ALTER SYSTEM SET synchronous_standby_names = {names}")
         statement(self.primary, "SELECT pg_reload_conf()")
@@ -78,7 +80,7 @@ class Replicated:
 def replicated(
     directory: Path, reached: Network, *, is_synchronous: bool = True
 ) -> Iterator[Replicated]:
-    """The pair; starts when both run and the standby follows."""
+    """Starts both, and waits until the standby follows."""
     pair = Replicated(directory, reached, is_synchronous=is_synchronous)
     try:
         pair.primary.initdb()

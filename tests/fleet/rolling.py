@@ -1,5 +1,5 @@
-"""Operations at nodes of two versions during an upgrade of a fleet: each operation at each node,
-with checks of the effects at other nodes.
+"""Operations during the upgrade of a fleet, at nodes of two versions: each operation is made at
+each node, and its effects are checked at other nodes.
 """
 
 import time
@@ -14,13 +14,13 @@ _numbers = count(1)
 
 
 def versions(asked: Server) -> dict[str, str]:
-    """The versions of the present nodes, according to this node."""
+    """The versions of the nodes that are present, as this node knows them."""
     found = asked.call("GET", "/api/nodes").json()["nodes"]
     return {one["name"]: one["version"] for one in found if one["presence"] == "present"}
 
 
 def manage(nodes: Sequence[Server]) -> None:
-    """Makes many kinds of changes at each node, and checks each at the next one."""
+    """Makes many kinds of changes at each node, and checks each change at the next node."""
     for at, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
         name = f"managed{next(_numbers)}"
         made = at.create("echo 1", name=name, min_instances=0)
@@ -68,14 +68,14 @@ def is_done(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
 
 
 def are_once(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
-    """Whether the function has run exactly these invocations, each with one attempt."""
+    """Whether exactly these invocations were made of the function, each with one attempt."""
     found = ask(asked, "GET", f"/api/invocations?function_id={function.id}&limit=1000")
     attempts = {one["invocation_id"]: one["attempt"] for one in found["invocations"]}
     return attempts == dict.fromkeys(accepted, 1)
 
 
 def drain(asked: Server, name: str) -> None:
-    """Drains a node; returns once it runs nothing, and other nodes have had time to notice."""
+    """Drains a node, and waits until it runs nothing and other nodes have had time to notice."""
     ask(asked, "POST", f"/api/nodes/{name}/drain")
     until(partial(is_at_rest, asked, name), 30)
 

@@ -1,5 +1,5 @@
-"""Counts the instances of a function on all nodes of a fleet from outside: reads the control groups
-of sandboxes that have processes.
+"""Counts the instances of a function on all nodes of a fleet from outside, by the control groups of
+sandboxes that have processes.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from pathlib import Path
 from e2e.server import Server
 
 EVERY_S = 0.02
-NAME_LENGTH = 24  # length of a sandbox's name
+NAME_LENGTH = 24  # the length of a sandbox's name
 MIB = 1 << 20
 CGROUPS = Path("/sys/fs/cgroup")
-# Where memory limits are: version 1 beside 2, version 1, version 2.
+# The groups and files with memory limits: on a machine with version 1 (alone or beside 2), and with
+# version 2.
 HIERARCHIES = ("memory/quiltfn", "quiltfn")
 LIMITS = ("memory.limit_in_bytes", "memory.max")
 
 
 def groups(node: Server) -> list[Path]:
-    """The control groups that contain a node's sandboxes, one per hierarchy."""
+    """The control groups that contain a node's sandboxes: one in each hierarchy."""
     return [Path(path) for path, _, _ in os.walk(CGROUPS) if Path(path).name == node.id]
 
 
 def sandboxes(homes: Iterable[Path]) -> set[Path]:
-    """The control groups of sandboxes with processes."""
+    """The control groups of those sandboxes that have processes."""
     found = set()
     for home in homes:
         for file in home.glob("*/cgroup.procs"):
@@ -41,9 +42,9 @@ def sandboxes(homes: Iterable[Path]) -> set[Path]:
 
 @contextlib.contextmanager
 def sampled(count: Callable[[set[Path]], None], look: Callable[[], set[Path]]) -> Iterator[None]:
-    """Repeatedly passes `count` the sandboxes that existed at one moment. Groups are read one by
-    one, and a sandbox may end while another begins. A sandbox found in two successive scans existed
-    between them; no name is used twice.
+    """Repeatedly calls `count` with the sandboxes that existed at one moment. Since groups are read
+    one by one, a sandbox may end during a scan while another begins. But a sandbox that is found in
+    two successive scans existed between them, as no name is used twice.
     """
     ends = threading.Event()
 
@@ -65,11 +66,10 @@ def sampled(count: Callable[[set[Path]], None], look: Callable[[], set[Path]]) -
 
 
 class Bounds:
-    """The counted instances of each function, which is recognized by the memory limit of its
-    instances.
+    """Counts the instances of each function, which are recognized by the function's memory limit.
 
-    `most`: the maximum number of a function's instances, by MiB. `seen`: the highest number at a
-    time.
+    `most`: the maximum number of instances of a function, by its memory limit in MiB. `seen`: the
+    highest number that was counted.
     """
 
     def __init__(self) -> None:
@@ -102,12 +102,14 @@ class Bounds:
         for name in LIMITS if group.name not in self._mib else ():
             with contextlib.suppress(OSError, ValueError):
                 mib = int((group / name).read_text()) // MIB
-                if mib in self.most:  # otherwise its limit is not set yet
+                if mib in self.most:  # a new sandbox may not have its limit yet
                     self._mib[group.name] = mib
         return self._mib.get(group.name, 0)
 
 
 def homes_of(servers: Iterable[str]) -> list[Path]:
-    """The directories of servers' sandboxes, by the ids of the servers: in one hierarchy."""
+    """The directories in one hierarchy that contain the sandboxes of these servers. `servers`: the
+    ids.
+    """
     parents = [CGROUPS / one for one in HIERARCHIES if (CGROUPS / one).is_dir()][:1]
     return [parent / one for parent in parents for one in servers]

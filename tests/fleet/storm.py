@@ -1,12 +1,12 @@
 """Injects faults into a fleet under load, and checks its history afterwards (e2e/history.py,
-e2e/work_history.py), as `scripts/soak storms` does for one server.
+e2e/work_history.py), as `scripts/soak storms` does with one server.
 
-Three nodes, a PostgreSQL and its synchronous standby, each in its own network namespace. Clients
-send requests to random nodes: invocations, accepted work, schedules, cancellations, redrives,
-changes of functions. Every few seconds there is a fault (faults.py): processes are killed and
-stopped; nodes are separated from each other and from the database; the database is restarted, made
-read-only, failed over, and loses its connections; clocks jump. Instances are counted, and the
-handlers' notes are read, from outside of the fleet.
+The fleet has three nodes, a PostgreSQL and a synchronous standby, each in its own network
+namespace. Clients send requests to random nodes: invocations (some of them asynchronous),
+schedules, cancellations, redrives, and changes of functions. Every few seconds there is a fault
+(faults.py): processes are killed and stopped; nodes are separated from each other and from the
+database; the database is restarted, made read-only, failed over, and loses its connections; clocks
+jump. Instances are counted, and the handlers' notes are read, from outside of the fleet.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ CALLERS, QUEUERS = 12, 10
 INSTANCES, QUEUED_INSTANCES = 3, 1
 CLIENT_TIMEOUT_S = 3.0
 READY_WITHIN_S = 40.0
-CALM_S = 8.0  # seconds of load after the last fault
-# Invocations whose node was lost before it recorded them are recorded by the forwarding node, half
-# a minute after the lost node is back.
+CALM_S = 8.0  # how many seconds the load continues after the last fault
+# If a node was lost before it recorded an invocation, the forwarding node records it half a minute
+# after the lost node is back.
 SETTLE_S = 35.0
 
 
@@ -66,7 +66,7 @@ class Report:
 
     @property
     def lives(self) -> list[str]:
-        """The ids of each node's servers."""
+        """For each node: when each of its servers was ready, and the server's id."""
         return [f"{one.name}: {' '.join(one.lives)}" for one in self.fleet.nodes]
 
     @property
@@ -96,7 +96,9 @@ class Report:
 
 
 def node_options(crun: str, mistake: str, root: Path, name: str) -> dict[str, Any]:
-    """Options of `FleetMachine`: a clock that can be set or, for a negative control, a mistake."""
+    """The arguments of `FleetMachine`: either a clock that can be set or, in a negative control, a
+    planted bug.
+    """
     if mistake == "none":
         return {"crun": crun, **with_a_clock(root, name)}
     boot_id = root / f"boot-{name}"
@@ -107,7 +109,7 @@ def node_options(crun: str, mistake: str, root: Path, name: str) -> dict[str, An
 
 def play(seconds: float, seed: int, mistake: str = "none") -> Report:
     """Runs one storm; returns the result of checking its history. `mistake`: one of
-    `FLEET_MISTAKES`, which the nodes make.
+    `FLEET_MISTAKES`, a bug with which the nodes run.
     """
     with ExitStack() as stack:
         seen = stack.enter_context(witness())
@@ -115,7 +117,7 @@ def play(seconds: float, seed: int, mistake: str = "none") -> Report:
         fleet = stack.enter_context(machines(make=make, store=replicated))
         load = Load(fleet, CALLERS, INSTANCES, CLIENT_TIMEOUT_S, may_come_late=True)
         work = WorkLoad(fleet, load.ask, instances=QUEUED_INSTANCES, settle_s=SETTLE_S)
-        if mistake != "none":  # the mistake is also found after a short wait
+        if mistake != "none":  # a short wait is enough to find the bug
             work.over_s, work.settle_s = 20.0, 1.0
         faults = Faults(fleet, random.Random(seed))
         bounds, freshness = Bounds(), Freshness(fleet, faults.was_calm)
@@ -149,7 +151,9 @@ def stop_all(*clients: Freshness | Load | WorkLoad) -> None:
 
 
 def counted(fleet: Machines, faults: Faults) -> Any:
-    """During the block, counts the sandboxes of all nodes and all their runs."""
+    """Returns a function that finds the sandboxes to count: those of each server that a node has
+    had, except at nodes whose instances may live too long.
+    """
     lives: dict[str, set[str]] = {one.name: set() for one in fleet.nodes}
 
     def find() -> set[Path]:
@@ -162,7 +166,9 @@ def counted(fleet: Machines, faults: Faults) -> Any:
 
 
 def wait_until_ready(fleet: Machines, since: float) -> float:
-    """The time until every node is ready again. Raises `AssertionError`."""
+    """Waits until every node is ready; returns the time since `since`. Raises `AssertionError` if
+    it takes too long.
+    """
     while not fleet.are_ready():
         took_s = time.monotonic() - since
         assert took_s < scaled(READY_WITHIN_S), "\n".join(map(state_of, fleet.nodes))
@@ -193,7 +199,7 @@ def main() -> int:
     rows = [*matrix.SHORT, *matrix.DEFAULT, *failover.ROWS]
     parser.add_argument("--row", choices=rows, action="append", help="of the matrix: only this one")
     given = parser.parse_args()
-    # Created directories are removed in any case.
+    # SIGTERM ends the program normally, so that it removes the directories that it created.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if given.matrix or given.row:
         names = given.row or ()

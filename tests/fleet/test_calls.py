@@ -1,4 +1,4 @@
-"""Real nodes that run each other's invocations."""
+"""Real nodes that run invocations for each other."""
 
 import asyncio
 import os
@@ -22,13 +22,13 @@ from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("N74")]
 
-BEAT_S, HEARD_S = 0.2, 1.0  # other nodes' invocations follow a change within this time
+BEAT_S, HEARD_S = 0.2, 1.0  # the time within which invocations at other nodes follow a change
 SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
 
 
 @pytest.fixture(scope="module")
 def shared(shared_fleet: Fleet) -> list[Server]:
-    """Three nodes, which each test leaves as they were."""
+    """Three nodes. Each test must leave them as they were."""
     return [shared_fleet.node(name, SHORT).start() for name in ("one", "two", "three")]
 
 
@@ -43,7 +43,7 @@ class Nodes:
         assert self.ran_on(self.function.invoke()) == "one"
         for node in (self.second, self.third):
             until(partial(has_one_ready, self.at(node)))
-        time.sleep(3 * BEAT_S)  # by then the others have read it
+        time.sleep(3 * BEAT_S)  # the other nodes have read the state by then
 
     def at(self, node: Server) -> Function:
         return Function(node, self.function.id)
@@ -77,7 +77,7 @@ def test_a_version_taken_back_at_one_node_gets_no_more_calls(shared: list[Server
         assert answer.status_code == 200, answer.text
         return answer.headers["x-function-version"]
 
-    until(lambda: called_at(third) == "2")  # initially each node has both
+    until(lambda: called_at(third) == "2")  # at first, each node sees the alias with both versions
     until(lambda: called_at(second) and second.call("GET", alias).json()["also"] is None)
     time.sleep(HEARD_S)
     for node in shared:
@@ -93,10 +93,10 @@ def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> N
     assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
     assert answer.json()["execution_node_id"] == "one"
     assert answer.json()["cold_start"] is False
-    # Long ones arrive whole, in both directions.
+    # A long payload and a long result arrive completely.
     long = nodes.third.call("POST", path, {"payload": "x" * 3_000_000})
     assert len(long.json()["stdout"]) == 3_000_000
-    # Its record is found at every node, under the id that the first one assigned.
+    # Every node finds the record, under the id that the first node assigned.
     record = f"{nodes.function.path}/invocations/{answer.headers['x-invocation-id']}"
     for node in (nodes.first, nodes.second, nodes.third):
         until(partial(knows, node, record))
@@ -122,7 +122,7 @@ def test_a_running_call_is_seen_from_any_node(shared: list[Server], shared_fleet
 
 
 async def known(own: files.NodeFile, nodes: dict[str, str], invocation_id: str) -> dict[str, str]:
-    """The response of a node that is asked for a possibly lost invocation."""
+    """Asks each node for an invocation that may be lost; returns their responses."""
     peers = HttpPeers(own, Directory(nodes), keys=None)
     found, target = {}, f"/fleet/calls/{invocation_id}".encode()
     try:
@@ -154,9 +154,9 @@ def test_a_call_of_a_killed_node_fails_at_once_and_is_not_repeated(shared: list[
     assert answer.headers["x-invocation-id"] == call_id
     record = f"{nodes.function.path}/invocations/{call_id}"
     until(lambda: nodes.third.call("GET", record).json()["status"] == "interrupted", 20)
-    # Its instance is available to others once they have taken the node over.
+    # Once the other nodes have taken the node over, they may start its instance.
     assert nodes.ran_on(nodes.at(nodes.second).invoke("0")) in ("two", "three")
-    nodes.first.start()  # cleans up after the killed one
+    nodes.first.start()  # the start cleans up after the killed server
 
 
 @promise("N75")
@@ -165,7 +165,7 @@ def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
     path = f"{nodes.function.path}/invoke"
     assert (
         nodes.ran_on(nodes.at(nodes.second).invoke()) == "one"
-    )  # the connection exists from now on
+    )  # from now on there is a connection between the nodes
     server = nodes.first.pid
     os.kill(server, signal.SIGSTOP)
     try:
@@ -175,7 +175,7 @@ def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
         later = [nodes.second.call("POST", path).json() for _ in range(2)]
     finally:
         os.kill(server, signal.SIGCONT)
-    # The call that had been sent may have run; later ones run elsewhere.
+    # The invocation that had been sent may have run, so it fails; later ones run at other nodes.
     assert (sent.status_code, sent.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
     assert {nodes.ran_on(one) for one in later} <= {"two", "three"}
     record = f"{nodes.function.path}/invocations/{sent.headers['x-invocation-id']}"
@@ -184,8 +184,8 @@ def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
 
 @promise("N19", "N96")
 def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Server]) -> None:
-    """As in an upgrade: calls to a drained node run at another one, including those that name a
-    version.
+    """During an upgrade, each node is drained in turn. Invocations at a drained node must run at
+    another one, including those that name a version.
     """
     nodes = Nodes(shared, "echo hello", max_instances=4)
     changed = nodes.first.call("PUT", nodes.function.path, {"handler": "echo other"})
@@ -210,7 +210,7 @@ def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Se
             for verb in ("drain", "uncordon"):
                 before = len(ends)
                 assert nodes.first.call("POST", f"/api/nodes/{name}/{verb}").status_code == 200
-                time.sleep(1)  # by then the others know of it
+                time.sleep(1)  # the other nodes know the change by then
                 until(lambda before=before: len(ends) > before + 50, 30)  # type: ignore[misc]
         until(lambda: len(ends) > 100, 30)
     finally:

@@ -1,5 +1,5 @@
-"""Servers that crash behind a proxy that keeps their connections to PostgreSQL open, so that the
-sessions with their locks survive.
+"""Servers that crash behind a proxy: the proxy keeps their connections to PostgreSQL open, so the
+sessions survive and hold their locks.
 """
 
 import time
@@ -15,23 +15,23 @@ from promises import promise
 from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("N95")]
-# Two starts must fit in the reap time.
+# Two starts must take less than the reap time.
 TIMES = f"--fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 2 --fleet-reap-s {scaled(8):g}"
 
 
-# The states of sessions that hold the lock of servers.
+# The states of the sessions that hold the lock of servers.
 HOLDERS = """
 SELECT state FROM pg_stat_activity JOIN pg_locks USING (pid)
 WHERE locktype = 'advisory' AND classid = 1903520108 AND objid = 1
 """
-# The names of the servers' sessions.
+# The names of sessions that servers have opened.
 SESSIONS = """
 SELECT DISTINCT application_name FROM pg_stat_activity WHERE application_name LIKE 'quiltfn %'
 """
 
 
 def epochs_of(cluster: Cluster, node: str) -> set[int]:
-    """The epochs of the node that have sessions."""
+    """The node's epochs of which there are sessions."""
     names = [str(row[0]).split() for row in cluster.run(SESSIONS)]
     return {int(epoch) for _, epoch, name in names if name == node}
 
@@ -41,10 +41,13 @@ def has_none_of(cluster: Cluster, epochs: set[int]) -> bool:
 
 
 def crash(server: Server, cluster: Cluster) -> None:
-    """Leaves a session without a transaction: with one, PostgreSQL would end it after 3 s."""
+    """Kills the server while its session has no transaction: PostgreSQL would end an open
+    transaction after 3 s.
+    """
     seen: list[object] = []
     for _ in range(10):
-        until(lambda: cluster.run(HOLDERS) == [("idle",)])  # no transaction of the start is open
+        # the start has no transaction open any more
+        until(lambda: cluster.run(HOLDERS) == [("idle",)])
         server.kill_launcher()
         server.wait()
         time.sleep(0.2)
@@ -73,7 +76,8 @@ def test_a_node_starts_elsewhere_after_its_take_over(fleet: Fleet, cluster: Clus
         crash(second, cluster)
         assert epochs_of(cluster, "two")
         first = fleet.node("one", TIMES).start()
-        # Control: on another machine, there would be no record of the session.
+        # Control: without the file `session`, as on another machine, the server does not know its
+        # old session.
         (second.data_dir / "session").unlink()
         second.start_without_waiting()
         assert second.wait(30) == 75

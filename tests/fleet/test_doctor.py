@@ -23,10 +23,11 @@ OF_A_FLEET = (
 
 
 def examined(path: Path, *options: str, **how: Any) -> tuple[int, dict[str, Any]]:
-    """The exit code, and the findings by their names."""
+    """Runs the doctor; returns its exit code, and its findings by name."""
     done = quiltfn("doctor", "--fleet", str(path), "--output", "json", *options, **how)
     assert PASSWORD not in done.stdout + done.stderr
-    for line in path.read_text().splitlines():  # keys and certificates
+    # the output must not have keys or certificates of the file
+    for line in path.read_text().splitlines():
         assert len(line) < 50 or "=" in line or line not in done.stdout + done.stderr
     return done.code, {one["name"]: one for one in json.loads(done.stdout)["findings"]}
 
@@ -38,11 +39,11 @@ def test_the_doctor_examines_node_and_fleet(fleet: Fleet, cluster: Cluster, tmp_
     assert [name for name in found if name in OF_A_FLEET] == list(OF_A_FLEET)
     assert code == 0, found
     assert found["node"]["sentence"] == "node one has not been started yet"
-    assert found["peer_two"]["level"] == "warn"  # it does not know this node yet
+    assert found["peer_two"]["level"] == "warn"  # node two does not know this node yet
     first.start()
     until(lambda: examined(file)[1]["peer_two"]["level"] == "ok")
     code, found = examined(file, own_process=True)
-    expected = {"synced": "warn"}  # the tests' PostgreSQL does not sync
+    expected = {"synced": "warn"}  # the PostgreSQL of the tests runs without syncs
     for name in (*OF_A_FLEET, "peer_two"):
         assert found[name]["level"] == expected.get(name, "ok"), found[name]
     assert found["node"]["sentence"] == "node one is ready, present"

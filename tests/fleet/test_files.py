@@ -1,4 +1,6 @@
-"""Real nodes: the effects of their file, and the messages with which a server refuses to start."""
+"""Real nodes: the effects of a node's file, and the messages of a server that refuses to start with
+it.
+"""
 
 import json
 import os
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.sandbox, promise("N2", "N3")]
 
 
 def refusal(server: Server, code: int) -> str:
-    """The message of a server that does not start."""
+    """Starts a server that must refuse to start; returns its message."""
     server.start_without_waiting()
     assert server.wait() == code, server.log.read_text()
     said = server.log.read_text()
@@ -39,7 +41,7 @@ def test_two_nodes_share_a_store_and_have_their_names(fleet: Fleet) -> None:
     first.restart()
     listed = first.call("GET", "/api/functions").json()["functions"]
     assert {each["name"] for each in listed} == {"of-one", "of-two"}
-    # Keys are created with the fleet's file, and with a node's.
+    # Keys are created with the file of the fleet, or with that of a node.
     made = quiltfn("keys", "create", "--tenant", "default", "--fleet", str(fleet.file), cwd="/")
     assert made.code == 0, made.stderr
     node_file = str(fleet.directory / "one.toml")
@@ -79,12 +81,12 @@ def test_a_server_without_the_file_is_refused(fleet: Fleet) -> None:
 
 
 def test_a_file_that_cannot_be_used_is_told(fleet: Fleet) -> None:
-    """What else is refused: `unit/test_fleet_files.py`."""
+    """Other refusals are tested in `unit/test_fleet_files.py`."""
     path = fleet.add("one")
     path.chmod(0o644)
     assert "its mode is 0644: chmod 600" in refusal(fleet.node("one"), 78)
     path.chmod(0o600)
-    fleet.node("one").start()  # control: the unchanged file
+    fleet.node("one").start()  # control: the unchanged file is accepted
 
 
 def test_an_expired_file_is_told_and_a_new_one_serves(fleet: Fleet) -> None:

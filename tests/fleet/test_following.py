@@ -24,9 +24,9 @@ def nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
 
 
 def seen(call: Callable[[], httpx.Response], true: Callable[[httpx.Response], bool]) -> None:
-    """Invokes until the condition holds: an invocation that begins a second from now meets it.
-    Other requests would prove nothing, since a node applies others' acknowledged changes before it
-    answers them.
+    """Invokes until the condition holds. Every invocation that begins a second or more from now
+    must fulfil it. Other requests would prove nothing, since a node applies the others'
+    acknowledged changes before it answers them.
     """
     since = time.monotonic()
     while True:
@@ -67,7 +67,7 @@ def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, 
     seen(by_url, answers(404))
     done("POST", f"{function.path}/pause")
     seen(there.try_invoke, answers(409))
-    # Without a wait between two nodes.
+    # The second node gets this request at once, without a wait for the first node's change.
     assert second.call("POST", f"{function.path}/resume").is_success
     done("POST", f"{function.path}/pause")
     assert second.call("POST", f"{function.path}/resume").is_success
@@ -91,13 +91,13 @@ def test_a_storm_measures_how_late_calls_see_a_change(nodes: tuple[Server, Serve
 
 
 def named(node: Server) -> dict[str, Any]:
-    """A node in the form that a storm expects."""
+    """The node's data in the form that `Freshness` needs."""
     return {"name": node.id, "url": node.url, "headers": node.headers}
 
 
 @promise("N26")
 def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Server, Server]) -> None:
-    """At whichever node: in lists and records, as well as in changes by name."""
+    """The next request may go to any node, and may be a list, a record, or a change by name."""
     for turn in range(10):
         first, second = nodes if turn % 2 else nodes[::-1]
         function = first.create("echo 1", name=f"new{turn}", max_instances=3)

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.sandbox
 
 NAMES = ("one", "two", "three")
 SOURCE = "def handler(event, context):\n    return 'image'\n"
-# Incompressible and longer than what is in transit at a time, with a link and an empty directory.
+# The files cannot be compressed, and are longer than what is in transit at a time. There are a link
+# and an empty directory.
 FILES: dict[str, str | bytes] = {
     "mod.py": SOURCE,
     "data/long": os.urandom(3_000_000),
@@ -25,7 +26,7 @@ FILES: dict[str, str | bytes] = {
 
 @pytest.fixture(scope="module")
 def three(shared_fleet: Fleet) -> list[Server]:
-    """Nodes that each test leaves as they were, except for images."""
+    """Three nodes. Each test must leave them as they were, except for images."""
     return [shared_fleet.node(name, SHORT).start() for name in NAMES]
 
 
@@ -35,7 +36,7 @@ def having(digest: str, *nodes: Server) -> list[Server]:
 
 
 def leftovers(*nodes: Server) -> list[Path]:
-    """Leftover files of an upload or a fetch."""
+    """Temporary files that uploads or fetches have left."""
     return [path for node in nodes for path in (node.data_dir / "images").glob(".*")]
 
 
@@ -45,19 +46,19 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server])
     first, *others = nodes
     name = sample_runtimes.add(first, "python", FILES)
     digest = first.call("GET", f"/api/runtimes/{name}").json()["image"]
-    # An acknowledged image is on two disks.
+    # When an upload is acknowledged, two disks have the image.
     [second] = having(digest, *others)
     assert having(digest, first)
     [third] = [node for node in others if node is not second]
 
-    # A call at the node without the image runs where it is.
+    # An invocation at the node without the image runs at a node with it.
     function = first.deploy("mod:handler", runtime=name, max_instances=3)
     there = Function(third, function.id)
     on(third, function)
     assert there.invoke()["stdout"] == "image"
     assert not having(digest, third)
 
-    # A runtime is used at a node without its image, and its files are listed there.
+    # A node without the image can add a runtime with it, and list its files.
     answer = third.call("POST", "/api/runtimes", {"name": "n", "kind": "python", "image": digest})
     assert answer.status_code == 201, answer.text
     assert having(digest, third)
@@ -66,14 +67,14 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server])
     content = third.call("GET", f"{function.path}/versions/1/files/data/long").content
     assert content == FILES["data/long"]
 
-    # If one of two nodes is drained, the last one gets its images.
+    # If one of the two nodes with an image is drained, the last node gets a copy.
     small = sample_runtimes.upload(first, {"mod.py": "x = 1"})
     [holder] = having(small, *others)
     [last] = [node for node in others if node is not holder]
     name_of = dict(zip(nodes, NAMES, strict=True))
     assert first.call("POST", f"/api/nodes/{name_of[holder]}/drain").status_code == 200
     until(lambda: having(small, last))
-    # The node that got the upload is no longer needed.
+    # The image stays available without the node that got the upload.
     assert first.call("POST", f"/api/nodes/{name_of[holder]}/uncordon").status_code == 200
     first.stop()
     record = there.invoke()
@@ -88,11 +89,12 @@ def test_packages_come_to_a_node_with_the_code(three: list[Server]) -> None:
     packages = sample_runtimes.upload(first, {"site-packages/lib.py": "WORD = 'packages'"})
     source = "import lib\ndef handler(event, context):\n    return lib.WORD\n"
     name = sample_runtimes.add(first, "python", {"mod.py": source}, packages=packages)
-    # If a busy machine made a node look silent, all have copies by now.
+    # On a busy machine a node may seem lost for a moment, so all nodes may have copies by now.
     last = next((node for node in others if not having(packages, node)), others[-1])
     function = first.deploy("mod:handler", runtime=name)
     on(last, function)
-    # No other node accepts calls any more, so the node that lacks the packages gets them.
+    # The other nodes accept no invocations, so the last node must get the packages to run the
+    # function.
     drained = [name for node, name in zip(nodes, NAMES, strict=True) if node is not last]
     for name in drained:
         assert first.call("POST", f"/api/nodes/{name}/drain").status_code == 200
@@ -109,7 +111,8 @@ def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None
     first, second = (fleet.node(name, SHORT).start() for name in ("one", "two"))
     assert first.call("POST", "/api/nodes/two/drain").status_code == 200
     until(lambda: second.call("GET", "/health/ready").status_code == 503)
-    name = sample_runtimes.add(first, "python", {"mod.py": SOURCE})  # no other node takes a copy
+    # the other node is not ready, so it takes no copy
+    name = sample_runtimes.add(first, "python", {"mod.py": SOURCE})
     function = first.deploy("mod:handler", runtime=name, name="needs-it")
     on(second, function)
 
@@ -130,7 +133,7 @@ def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None
     assert second.call("DELETE", "/api/nodes/one").status_code == 204
     assert first.wait() != 0
     assert Function(second, function.id).invoke()["stdout"] == "image"
-    # Without another node that could take it, only force removes the node.
+    # No other node can take a copy of the image, so only force removes the node.
     assert second.call("DELETE", "/api/nodes/two?force=maybe").status_code == 422
     assert second.call("DELETE", "/api/nodes/two").status_code == 409
     assert second.call("DELETE", "/api/nodes/two?force=true").status_code == 204

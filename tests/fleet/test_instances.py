@@ -1,4 +1,4 @@
-"""Real nodes that share the instances of a function, counted from outside."""
+"""Real nodes that share the instances of a function, which are counted from outside."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def two_nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
 
 @pytest.fixture
 def nodes(two_nodes: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
-    """Two nodes without functions and sandboxes, before and after each test."""
+    """Two nodes, which have no functions and sandboxes before and after each test."""
     yield two_nodes
     first = two_nodes[0]
     for function in first.call("GET", "/api/functions").json()["functions"]:
@@ -38,7 +38,9 @@ def nodes(two_nodes: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
 
 @contextlib.contextmanager
 def most_at_a_time(*nodes: Server) -> Iterator[Callable[[], int]]:
-    """The maximum of sandboxes on all nodes together; counted until the end."""
+    """Yields a function that returns the highest number of sandboxes on all nodes together, counted
+    until the end of the block.
+    """
     most, homes = 0, [group for node in nodes for group in groups(node)]
 
     def count(there: set[Path]) -> None:
@@ -53,21 +55,21 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(nodes: tuple[Server, Ser
     first, second = nodes
     function = first.deploy("echo hello", max_instances=1)
     there = on(second, function)
-    for name in ("one", "two"):  # which then run only the calls that they receive
+    for name in ("one", "two"):  # a cordoned node only runs invocations that clients send to it
         assert first.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
-    time.sleep(full_wait(1.5))  # until each knows of it
+    time.sleep(full_wait(1.5))  # each node knows it by then
     with most_at_a_time(first, second) as most:
         for _ in range(3):
-            for each in (function, there):  # it is there, or moves there
+            for each in (function, there):  # the instance is at this node, or moves there
                 assert each.invoke()["status"] == "success"
-        until(lambda: most() == 1)  # the last one, which is kept for more calls
+        until(lambda: most() == 1)  # only the last instance stays, for further invocations
     assert most() == 1
     with most_at_a_time(first, second) as most:  # control: two instances are counted as two
         first.deploy("echo hello", min_instances=1, max_instances=1)
         until(lambda: most() == 2)
     for name in ("one", "two"):
         assert first.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
-    time.sleep(full_wait(1))  # until each knows of it
+    time.sleep(full_wait(1))  # each node knows it by then
 
 
 def test_calls_of_two_versions_have_one_instance_at_a_time(nodes: tuple[Server, Server]) -> None:
@@ -84,13 +86,15 @@ def test_calls_of_two_versions_have_one_instance_at_a_time(nodes: tuple[Server, 
             assert named["stdout"] == "old\n"
             assert named["execution_node_id"] == "two"
             assert function.invoke()["stdout"] == "new\n"
-        until(lambda: most() == 1)  # the last one, which is kept for more calls
+        until(lambda: most() == 1)  # only the last instance stays, for further invocations
     assert most() == 1
 
 
 @promise("N27")
 def test_a_function_changes_where_a_node_keeps_its_minimum(nodes: tuple[Server, Server]) -> None:
-    """All places are taken by the instances that the node keeps ready."""
+    """The minimum takes all places, so the new version can only start in place of an old
+    instance.
+    """
     first, second = nodes
     function = first.deploy("echo old", min_instances=1, max_instances=1)
     there = on(second, function)
@@ -100,15 +104,15 @@ def test_a_function_changes_where_a_node_keeps_its_minimum(nodes: tuple[Server, 
         assert (changed["current_version"], changed["error_message"]) == (2, None), changed
         again = first.call("POST", f"{function.path}/deploy").json()
         assert (again["state"], again["error_message"]) == ("active", None), again
-        assert time.monotonic() - began < scaled(8)  # and not only after a timeout
+        assert time.monotonic() - began < scaled(8)  # the change did not have to wait for a timeout
         assert function.invoke()["stdout"] == "new\n"
         until(lambda: function.pool()["ready_count"] == 1)
     assert most() == 1
 
 
 def test_a_stopped_node_s_instances_end_before_new_ones_start(nodes: tuple[Server, Server]) -> None:
-    """A node's server is stopped: its launcher ends its instances, and none of them exists once it
-    is resumed.
+    """A node's server is stopped. Its launcher must end the instances before another node starts
+    new ones, and none may be left when the server is resumed.
     """
     first, second = nodes
     function = first.deploy("echo hello", max_instances=1, min_instances=1)
@@ -120,15 +124,15 @@ def test_a_stopped_node_s_instances_end_before_new_ones_start(nodes: tuple[Serve
         os.kill(first.pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
         until(lambda: not sandboxes(groups(first)), 6)
-        assert time.monotonic() - stopped_at > 2  # at the deadline, not before
+        assert time.monotonic() - stopped_at > 2  # the instances ended at the deadline, not before
         record = until(lambda: succeeded(there), 20)
         assert record["execution_node_id"] == "two"
         os.kill(first.pid, signal.SIGCONT)
-        assert first.wait(scaled(20)) != 0  # it was taken over, and ends
+        assert first.wait(scaled(20)) != 0  # the node was taken over, so the resumed server ends
         until(lambda: second.call("GET", there.path).json()["owner_node_id"] == "two")
         until(
             lambda: len({one.name for one in sandboxes(groups(second))}) == 1
-        )  # the minimum, which that node keeps from now on
+        )  # the minimum, which node two maintains from now on
     assert most() == 1
     first.start()
 

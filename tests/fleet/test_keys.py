@@ -1,4 +1,6 @@
-"""Real nodes of one fleet: what a revoked key can do at a node that does not reach PostgreSQL."""
+"""Real nodes of one fleet: what a revoked key can still do at a node that does not reach
+PostgreSQL.
+"""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ def asks_for_a_key(node: Server) -> bool:
 
 
 class CutOff:
-    """A node that gets requests with a key, which another one may have revoked."""
+    """Sends requests to a node that is cut off from the database, with a key that another node may
+    have revoked.
+    """
 
     def __init__(self, fleet: Fleet, proxy: DatabaseProxy) -> None:
         self.fleet, self.proxy = fleet, proxy
@@ -52,7 +56,7 @@ def cut_off(fleet: Fleet) -> Iterator[CutOff]:
     with proxy_of(fleet, "two") as proxy:
         it = CutOff(fleet, proxy)
         yield it
-        it.second.stop()  # before its proxy
+        it.second.stop()  # the server must end before its proxy
 
 
 def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: CutOff) -> None:
@@ -67,7 +71,7 @@ def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: Cu
     assert revoked.status_code in (200, 204), revoked.text
     until(lambda: cut_off.invoke(key).status_code == 401, 10)
     time.sleep(full_wait(FENCE_S))
-    # The other node confirms the other key all the time.
+    # The other node confirms the key `kept`, which was not revoked, all the time.
     assert (cut_off.invoke(key).status_code, cut_off.invoke(kept).status_code) == (401, 200)
     cut_off.proxy.heal()
     time.sleep(full_wait(2))

@@ -1,4 +1,6 @@
-"""Real nodes of one fleet: which are present, and what happens to the invocations of a lost one."""
+"""Real nodes of one fleet: which of them count as present, and what happens to the invocations of a
+lost node.
+"""
 
 import os
 import signal
@@ -22,7 +24,7 @@ THRICE = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "jitter": 0}}
 
 @pytest.fixture(scope="module")
 def two_nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
-    """Two nodes with the default times of a fleet, which each test leaves as they were."""
+    """Two nodes with the default times of a fleet. Each test must leave them as they were."""
     return shared_fleet.node("one").start(), shared_fleet.node("two").start()
 
 
@@ -33,7 +35,7 @@ def nodes(asked: Server) -> dict[str, dict[str, Any]]:
 
 
 def kill_all(node: Server) -> None:
-    """Kills all of a node at once: the launcher's end takes its server and sandboxes."""
+    """Kills the launcher, and with it the node's server and sandboxes."""
     node.kill_launcher()
     node.wait()
 
@@ -57,14 +59,16 @@ def attempts_of(node: Server, function: Function, call: str) -> list[dict[str, A
 
 
 def heard_of(node: Server, state: str) -> bool:
-    """Whether the node has sent a heartbeat since it was changed, by which it learns of that."""
+    """Whether the node knows its own state, and then had time for a heartbeat, by which it learns
+    the state of others.
+    """
     own = next(one for one in nodes(node).values() if one["is_own"])
     time.sleep(1)
     return bool(own["state"] == state)
 
 
 def running_on(asked: Server, function: Function, node: str) -> int:
-    """The number of invocations running on a node, according to the store."""
+    """The number of invocations that run on a node, according to the store."""
     found = asked.call("GET", f"{function.path}/invocations?status=running").json()
     return sum(one["execution_node_id"] == node for one in found["invocations"])
 
@@ -82,19 +86,20 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     two, three = (fleet.node(name, SHORT).start() for name in ("two", "three"))
     assert (
         killed.call("POST", "/api/nodes/one/cordon").status_code == 200
-    )  # accepts none from others
+    )  # node one accepts no invocations of other nodes
     until(lambda: heard_of(killed, "cordoned"))
     kept = [two.later(Function(two, function.id).invoke) for _ in range(2)]
     until(lambda: nodes(two)["two"]["running_calls"] + nodes(two)["three"]["running_calls"] == 2)
     assert killed.call("POST", "/api/nodes/one/uncordon").status_code == 200
-    for name in ("two", "three"):  # so that all of it starts on the one that is lost
+    for name in ("two", "three"):  # all invocations must start on node one, which will be lost
         assert killed.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
     until(lambda: all(heard_of(node, "cordoned") for node in (two, three)))
     calls = [accepted(killed, function) for _ in range(4)]
     lost = killed.later(
         killed.http.post, f"{killed.url}{function.path}/invoke", json={"payload": "x"}
     )
-    until(lambda: running_on(two, function, "one") == 5)  # the store has the start of each
+    # the store has the start of each invocation
+    until(lambda: running_on(two, function, "one") == 5)
     for name in ("two", "three"):
         assert killed.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
     began = time.monotonic()
@@ -102,7 +107,8 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     with pytest.raises(httpx.HTTPError):
         lost.result()
     until(lambda: nodes(two)["one"]["presence"] == "gone", 3 * REAP_S)
-    assert time.monotonic() - began > REAP_S - 1  # not before others could be sure
+    # node one must not be taken over before its instances have certainly ended
+    assert time.monotonic() - began > REAP_S - 1
 
     def have_succeeded() -> bool:
         for node in (two, three):
@@ -124,12 +130,13 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     listed = two.call("GET", f"{function.path}/invocations?status=interrupted").json()
     (ended,) = listed["invocations"]
     assert record_of(two, function, ended["invocation_id"])["error_message"] == NODE_LOST.sentence
-    # It returns, changes nothing of that, and is a member again.
+    # When the lost node starts again, it is a member again, and changes none of these records.
     killed.start()
     assert nodes(two)["one"]["presence"] == "present"
     statuses = [record_of(killed, function, call)["status"] for call in calls]
     assert statuses == ["success"] * 4
-    found = killed.call("GET", f"/api/functions/{function.id}").json()  # according to the store
+    # these counts come from the store
+    found = killed.call("GET", f"/api/functions/{function.id}").json()
     assert found["invocation_count"] == len(calls) + len(kept) + 1
 
 
@@ -143,7 +150,7 @@ def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> 
         assert not nodes(second)["one"]["is_silent"]
     finally:
         os.kill(first.pid, signal.SIGCONT)
-    assert first.wait() != 0  # so that a service manager restarts it
+    assert first.wait() != 0  # a service manager restarts a server that failed
     assert "this node ends: another node has taken this one over" in first.log.read_text()
     first.start()
     assert nodes(second)["one"]["presence"] == "present"
@@ -160,7 +167,7 @@ def test_a_node_that_is_stopped_in_order_leaves_at_once(two_nodes: tuple[Server,
     first.terminate()
     assert running.result()["status"] == "success"
     assert first.wait() == 0
-    # Without waiting for the reap time of 100 s.
+    # The node has left the fleet, so nobody waits for the reap time of 100 s.
     until(lambda: nodes(second)["one"]["presence"] == "gone", 10)
     assert take_overs(second) == before + 1
     first.start()
@@ -172,7 +179,7 @@ def test_a_node_that_is_stopped_as_it_starts_leaves(two_nodes: tuple[Server, Ser
     first.restart()
     first.terminate()
     assert first.wait() == 0
-    until(lambda: nodes(second)["one"]["presence"] != "present", 10)  # before the reap time
+    until(lambda: nodes(second)["one"]["presence"] != "present", 10)  # this is before the reap time
     first.start()
 
 
@@ -188,18 +195,18 @@ def test_a_node_is_drained_and_uncordoned_by_another(two_nodes: tuple[Server, Se
     assert "draining" in done.stdout
     until(lambda: not first.is_ready())
     assert first.call("GET", "/health").status_code == 200
-    left_out = first.call("GET", "/health/ready")  # the request of load balancers, without a key
+    left_out = first.call("GET", "/health/ready")  # load balancers ask this, without a key
     assert (left_out.status_code, left_out.json()["error_code"]) == (503, "SHUTTING_DOWN")
     assert second.call("GET", "/health/ready").json() == {"status": "ok"}
     health = first.call("GET", "/api/functions/health")
     assert "draining" in health.json()["checks"]["accepting_calls"]["reason"]
-    # New requests to it run at the other one.
+    # New requests to the drained node run at the other one.
     assert function.invoke()["execution_node_id"] == "two"
     second.until_ready()
-    assert running.result()["status"] == "success"  # the running call ended normally
+    assert running.result()["status"] == "success"  # the running invocation ended normally
     until(lambda: nodes(second)["one"]["running_calls"] == 0)
     waiting = accepted(first, function)
-    first.restart()  # it stays drained
+    first.restart()  # the node stays drained after a restart
     until(lambda: function.try_invoke().json().get("execution_node_id") == "two")
     until(lambda: record_of(first, function, waiting)["status"] == "success")
     assert record_of(first, function, waiting)["execution_node_id"] == "two"
@@ -241,7 +248,7 @@ def test_a_removed_node_stays_out(shared_fleet: Fleet, two_nodes: tuple[Server, 
 
 
 def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, cluster: Any) -> None:
-    # Two nodes: a node that is alone cannot tell by then whether its callers are authorized.
+    # With two nodes, the remaining one can still confirm keys; a node that is alone cannot.
     times = SHORT.replace("--fleet-end-s 4", "--fleet-end-s 40").replace(str(REAP_S), "60")
     node, _ = (fleet.node(name, times).start() for name in ("one", "two"))
     health = node.call("GET", "/api/functions/health").json()

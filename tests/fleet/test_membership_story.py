@@ -1,10 +1,10 @@
-"""Several nodes over one PostgreSQL, killed, stopped, restarted and taken over in any order: no
-attempt runs twice and no accepted work is lost.
+"""Several nodes over one PostgreSQL are killed, stopped, restarted and taken over in any order. No
+attempt may run twice, and no asynchronous invocation may be lost.
 
-The store, the spools and the membership rules are real. The handlers are not: an attempt is a note
-that it began, on a node that may end it. Like the launcher, a node ends its instances once its
-membership was not renewed for `end_s`; like the server, it starts nothing after `fence_s` without a
-renewal.
+The store, the spools and the rules of membership are real. Handlers are not: an attempt is a note
+that it began, on a node that may end it. As the launcher does, a node ends its instances if its
+membership was not renewed for `end_s`; as the server does, it starts nothing after `fence_s`
+without a renewal.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ ACTIONS = ("accept", "claim", "begin", "finish", "commit", "kill", "start", "sto
 
 
 class Node:
-    """One of the servers, or its remains."""
+    """One of the nodes, running or killed."""
 
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
@@ -59,7 +59,7 @@ class Node:
 
     @property
     def may_begin(self) -> bool:
-        """What a node checks before it starts anything."""
+        """The check that a node makes before it starts anything."""
         return self.world.clock.time - self.renewed_at < TIMES.fence_s
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class Node:
         self.is_up, self.is_stopped = True, False
 
     async def kill(self) -> None:
-        """Like `kill -9` of a node with everything in it. The spool stays."""
+        """Acts like `kill -9` of all processes of a node; only the spool is left."""
         if not self.is_up:
             return
         if self.journal._timer is not None:
@@ -97,7 +97,7 @@ class Node:
         self.running.clear()
 
     async def leave(self) -> None:
-        """Stops properly: releases claims, and ends running work."""
+        """Stops the node properly: it releases claims, and ends running attempts."""
         if not self.acts:
             return
         try:
@@ -112,13 +112,13 @@ class Node:
         await self.kill()
 
     async def beat(self) -> None:
-        """A node's work of every second."""
+        """The tasks of a node that are due every second."""
         now = self.world.clock.time
         try:
             own = await self.members.beat(Report())
-        except StoreUnavailable:  # its sessions were ended; the next heartbeat opens new ones
+        except StoreUnavailable:  # its sessions were ended, and the next heartbeat opens new ones
             return
-        if own is None:  # it ends, and a service manager restarts it
+        if own is None:  # the node ends, since it was taken over; a service manager restarts it
             await self.kill()
             return
         self.renewed_at = now
@@ -126,7 +126,7 @@ class Node:
             await self.members.take_over(seen)
 
     def end_instances(self) -> None:
-        """The launcher does it, even if the server is stopped."""
+        """The launcher ends instances even if the server is stopped."""
         if self.world.clock.time - self.renewed_at < TIMES.end_s:
             return
         for call, record in [*self.running.items()]:
@@ -203,7 +203,7 @@ class World:
         elif node.acts:
             try:
                 await self._serve(action, node)
-            except StoreUnavailable:  # it was taken over, and has yet to learn that
+            except StoreUnavailable:  # the node was taken over, and learns it by this error
                 await node.kill()
 
     async def _serve(self, action: str, node: Node) -> None:
@@ -222,7 +222,7 @@ class World:
             await node.journal.synced()
 
     async def settle(self) -> None:
-        """All faults end, and all accepted work runs."""
+        """Ends all faults, and runs all asynchronous invocations to their end."""
         for node in self.nodes.values():
             node.is_stopped = False
             await node.start()
@@ -234,7 +234,7 @@ class World:
                     await self.act(action, name)
             if await self.all_are_over():
                 for node in self.nodes.values():
-                    await node.start()  # a taken-over node may have learned that only now
+                    await node.start()  # a node that was taken over may learn it only now
                 return
         raise AssertionError("accepted work is left")
 
@@ -296,11 +296,12 @@ LOST_WITH_WORK: list[tuple[str, Any]] = [
 ]
 
 
-# A killed node is taken over, and its work tried again.
+# A killed node is taken over, and its attempts are made again.
 @example(story=[*LOST_WITH_WORK, ("kill", "a"), ("wait", 12)])
-# SIGSTOP, a take-over, SIGCONT: it still holds claimed work, and believes that it owns it.
+# After SIGSTOP, a take-over and SIGCONT, the node still has claimed invocations, and believes that
+# it owns them.
 @example(story=[*LOST_WITH_WORK, ("stop", "a"), ("wait", 12), ("go", "a"), ("begin", "a")])
-# A node that leaves ends what it has started, and releases what it has only claimed.
+# A node that leaves ends the attempts that it has started, and releases what it has only claimed.
 @example(story=[*LOST_WITH_WORK, ("leave", "a"), ("wait", 1)])
 @given(story=STORIES)
 @settings(
@@ -326,7 +327,7 @@ def no_databases() -> Any:
 async def test_without_the_fence_an_attempt_is_made_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control: a node that does not check itself starts what others have restarted."""
+    """Control: without the check, a node starts attempts that others make again."""
     monkeypatch.setattr(Node, "may_begin", True)
     story = [
         *[("accept", "a"), ("claim", "a"), ("stop", "a"), ("wait", 12)],

@@ -1,6 +1,6 @@
-"""Nodes that are stopped with SIGTERM and restarted while clients invoke through a load balancer.
+"""Nodes are stopped with SIGTERM and started again while clients invoke through a load balancer.
 
-`scripts/soak fleet --matrix` does it with three nodes at 200 calls a second.
+`scripts/soak fleet --matrix` does the same with three nodes and 200 invocations a second.
 """
 
 import time
@@ -20,7 +20,9 @@ PER_SECOND = 60
 
 
 def test_a_node_that_is_restarted_fails_no_call(fleet: Fleet) -> None:
-    """By SIGTERM only: calls on their way to the node run at the other one."""
+    """The node is not drained before SIGTERM. Invocations on their way to it must run at the other
+    node.
+    """
     first, second = (at_its_port(fleet, name).start() for name in ("one", "two"))
     function = first.deploy("true", max_instances=4)
     with Balancer([first, second]) as balancer:
@@ -33,5 +35,5 @@ def test_a_node_that_is_restarted_fails_no_call(fleet: Fleet) -> None:
 
 
 def at_its_port(fleet: Fleet, name: str) -> Server:
-    """A load balancer knows a node by its address, which stays the same after a restart."""
+    """A load balancer knows a node by its address, so the port stays the same after a restart."""
     return fleet.node(name, f"{SHORT} --port {free_port()}")

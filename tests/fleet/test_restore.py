@@ -1,4 +1,4 @@
-"""A fleet is backed up while it runs, and restored: into the same database, and as a new fleet."""
+"""A fleet is backed up while it runs, and restored: with the same nodes, and as a new fleet."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ HANDLER = "def handler(event):\n    return {'said': event['word']}\n"
 
 
 def run(program: str, url: str, *arguments: str) -> None:
-    """Runs one of PostgreSQL's programs as an operator does."""
+    """Runs one of PostgreSQL's programs, as an operator does."""
     programs = postgresql.programs()
     assert programs is not None
     command = [str(programs / program), f"--dbname={url}", *arguments]
@@ -30,7 +30,7 @@ def run(program: str, url: str, *arguments: str) -> None:
 
 
 def with_files(node: Server, directory: Path) -> Function:
-    """A deployed function with its own files."""
+    """Deploys a function with its own files."""
     archive = directory / "files.tar"
     archive.write_bytes(archive_of({"main.py": HANDLER}))
     with Client(node.url) as client:
@@ -40,8 +40,8 @@ def with_files(node: Server, directory: Path) -> Function:
 
 
 def says(node: Server, function: Function, word: str) -> None:
-    """Invokes it there. A node that has just started may not be able to fetch its files at
-    first.
+    """Invokes the function at this node. A node that has just started may not be able to fetch the
+    files at first.
     """
     answers = []
 
@@ -71,14 +71,14 @@ def test_a_fleet_is_restored(fleet: Fleet, cluster: Cluster, database: str, tmp_
         refused = quiltfn(verb, str(tmp_path / "x.tar"), "--config", str(settings))
         assert refused.code == 74
         assert "a node of a fleet" in refused.stderr
-    # The backup, while the nodes run: first the database, then the files of runtimes.
+    # The backup is made while the nodes run: first the database, then the files of runtimes.
     dump = tmp_path / "dump"
     run("pg_dump", database, "--format=custom", f"--file={dump}")
     shutil.copytree(node.data_dir / "images", tmp_path / "images")
     says(node, function, "lost")
     node.terminate()
     assert node.wait() == 0
-    # The same fleet on new machines: the nodes' files are still valid.
+    # The same fleet is restored on new machines: the files of nodes are still valid.
     name = database.rpartition("/")[2].partition("?")[0]
     cluster.drop(name)
     cluster.create(name)
@@ -88,7 +88,7 @@ def test_a_fleet_is_restored(fleet: Fleet, cluster: Cluster, database: str, tmp_
     says(again, function, "again")
     again.terminate()
     assert again.wait() == 0
-    # Another fleet, whose operator has only the backup.
+    # Another fleet is restored by an operator who has only the backup.
     done = quiltfn(*init(fleet, database, tmp_path / "new.toml"))
     assert done.code == 74
     assert "is a fleet's already" in done.stderr
@@ -110,7 +110,7 @@ def init(fleet: Fleet, url: str, file: Path) -> list[str]:
 
 
 def restored(fleet: Fleet, name: str, kept: Path) -> Server:
-    """A node on a machine that has only the files of runtimes."""
+    """A new node on a machine that has only the files of runtimes from the backup."""
     node = fleet.node(name)
     node.data_dir.mkdir(parents=True)
     shutil.copytree(kept, node.data_dir / "images")

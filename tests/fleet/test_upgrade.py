@@ -1,7 +1,8 @@
 """Two nodes are upgraded from this version to a newer one with a newer schema, and one of them is
 downgraded, while clients invoke.
 
-`scripts/soak fleet --row rolling-upgrade` does it with three nodes at 200 calls a second.
+`scripts/soak fleet --row rolling-upgrade` does the same with three nodes and 200 invocations a
+second.
 """
 
 import time

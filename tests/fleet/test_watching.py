@@ -1,4 +1,6 @@
-"""Real nodes: what one node shows is true of all. One fleet, since a start takes seconds."""
+"""Real nodes: each shows the events and the state of the whole fleet. The tests share one fleet,
+since a start takes seconds.
+"""
 
 import contextlib
 import json
@@ -29,7 +31,7 @@ def has_ready(node: Server, path: str, count: int) -> bool:
 
 @contextlib.contextmanager
 def followed(node: Server, path: str = "/api/events") -> Iterator[list[NamedEvent]]:
-    """The events at a node until the end of the block, as they arrive."""
+    """Collects the events that a node sends, until the end of the block."""
     events: list[NamedEvent] = []
     with (
         httpx.Client(trust_env=False, timeout=None) as http,
@@ -60,8 +62,8 @@ def of_call(events: list[NamedEvent], invocation_id: str) -> list[str]:
 
 
 def is_told(events: list[NamedEvent], function: Function) -> bool:
-    """Whether the start and the end of an invocation arrive, once each. After many invocations they
-    may be part of a sum.
+    """Whether the start and the end of an invocation arrive, once each. After many invocations,
+    they may be part of a summary.
     """
     answer = function.try_invoke()
     assert answer.status_code == 200, answer.text
@@ -74,7 +76,7 @@ def is_told(events: list[NamedEvent], function: Function) -> bool:
 
 
 def is_written(events: list[NamedEvent], function: Function) -> bool:
-    """Whether the output of an invocation and its end arrive, in this order and once."""
+    """Whether the output and the end of an invocation arrive, in this order and once."""
     call = function.try_invoke().headers["x-invocation-id"]
     for _ in range(10):
         if "end" in of_call(events, call):
@@ -106,14 +108,16 @@ def instances_are_counted_over_both(first: Server, second: Server) -> Function:
         until(partial(has_ready, node, f"{here.path}/pool", 1))
 
     def starts_there() -> bool:
-        """While the first invocation runs, another one starts at the second node."""
+        """Invokes at the second node while the first invocation runs. Returns whether the second
+        invocation ran at node two.
+        """
         busy = first.later(here.invoke, "1.5")
         until(lambda: busy.done() or here.pool()["busy_count"] == 1)
         ran_on = there.invoke()["execution_node_id"]
         busy.result()
         return bool(ran_on == "two")
 
-    until(starts_there)  # on a busy machine that call may end too soon
+    until(starts_there)  # on a busy machine, the first invocation may end too soon
     for node in (first, second):
         until(partial(has_ready, node, f"{here.path}/pool", 2))
         assert has_ready(node, "/api/functions/pool/stats", 2)
@@ -140,7 +144,7 @@ QUOTA = "/api/tenants/default/quota"
 
 
 def limited(nodes: tuple[Server, ...], **limits: float) -> None:
-    """Sets these limits of the tenant, on all nodes."""
+    """Sets the tenant's limits, and waits until all nodes have them."""
     assert nodes[0].call("PUT", QUOTA, limits).status_code == 200
     for node in nodes:
         until(partial(has_limits, node, limits))
@@ -162,7 +166,7 @@ def in_flight(node: Server) -> int:
 
 @contextlib.contextmanager
 def held(*functions: Function) -> Iterator[None]:
-    """An invocation at each, which runs until the end of the block."""
+    """Runs an invocation of each function until the end of the block."""
     calls = [each.server.later(each.try_invoke, "600") for each in functions]
 
     def have_ended() -> bool:
@@ -202,6 +206,6 @@ def a_killed_node_is_a_gap_and_heals(
     gaps = [name for name, _ in events].count("gap")
     first.start()
     again = on(first, here)
-    # Another gap for events that were missed before the node was followed again.
+    # Events may have been missed before the node was followed again, which is another gap.
     until(lambda: [name for name, _ in events].count("gap") > gaps)
     until(partial(is_told, events, again))

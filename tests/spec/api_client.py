@@ -1,4 +1,6 @@
-"""A client of a real server: credentials, separate tenants for tests, raw bytes."""
+"""A client of a real server: it has credentials, a separate tenant for each test, and can send raw
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ _numbers = itertools.count(1)
 
 
 def new_address() -> str:
-    """A loopback address without earlier requests, and so without failed credentials."""
+    """A loopback address that no request has used yet, so that no failed credentials count for
+    it.
+    """
     number = next(_numbers)
     return f"127.7.{number // 250}.{number % 250 + 1}"
 
@@ -48,14 +52,14 @@ def new_name() -> str:
 
 
 def make_key(server: Server, *arguments: str) -> dict[str, Any]:
-    """The output of `quiltfn keys create`."""
+    """Runs `quiltfn keys create`; returns its output."""
     done = quiltfn("keys", "create", *arguments, *server.key_options, "--output", "json")
     assert done.code == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def make_secret(root: Path) -> str:
-    """The secret for signed tokens, in a file for the server."""
+    """Writes the secret for signed tokens to a file for the server."""
     secret = secrets.token_urlsafe(48)
     (root / "jwt-secret").write_text(secret)
     return secret
@@ -74,7 +78,7 @@ def certificate(root: Path) -> None:
 
 
 class TlsServer(Server):
-    """A server with HTTPS, and the certificate in its directory."""
+    """A server with HTTPS, whose certificate is in its directory."""
 
     def start(self) -> Server:
         before = self.server_dirs()
@@ -90,8 +94,8 @@ class TlsServer(Server):
 
 
 class Api:
-    """A client of a server, with or without a credential. `others_hear_s`: seconds after a change
-    for which invocations at another node may ignore it. `nodes`: the number of nodes that may get
+    """A client of a server, with or without a credential. `others_hear_s`: how many seconds after a
+    change an invocation at another node may ignore it. `nodes`: the number of nodes that may get
     the requests.
     """
 
@@ -113,15 +117,15 @@ class Api:
             headers=headers,
             timeout=scaled(60),
             transport=httpx.HTTPTransport(
-                verify=verify,  # without HTTPS there is nothing to verify
-                # So that nothing is left to close.
+                verify=verify,  # without HTTPS there is no certificate to verify
+                # A connection for each request, so that none has to be closed.
                 limits=httpx.Limits(max_keepalive_connections=0),
                 local_address=address,
             ),
         )
 
     def __call__(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
-        """`body` is sent as JSON, `content=` unchanged."""
+        """Sends a request. `body` is sent as JSON, `content=` unchanged."""
         if body is not None:
             more["json"] = body
         return self.http.request(method, path, **more)
@@ -137,7 +141,7 @@ class Api:
         return is_error(self(method, path, body, **more), code, status)
 
     def heard(self) -> None:
-        """Returns once every node that may get requests has applied the changes."""
+        """Waits until every node that may get requests has applied the changes."""
         time.sleep(self.others_hear_s)
 
     def create(self, handler: str = "echo hello", **fields: Any) -> str:
@@ -163,7 +167,7 @@ class Api:
         return len(self.good("GET", "/api/functions")["functions"])
 
     def pages(self, path: str, field: str, *, has_links: bool = True) -> list[list[Any]]:
-        """The pages of a list, following the cursor and the Link header in turn."""
+        """Yields the pages of a list, following the cursor and the Link header in turn."""
         found: list[list[Any]] = []
         asked = path
         while True:
@@ -190,7 +194,7 @@ def of(function_id: str) -> str:
 
 
 def is_error(answer: httpx.Response, code: str, status: int) -> dict[str, Any]:
-    """Checks that an error body is complete, and contains no secrets or internals."""
+    """Checks that the body of an error is complete, and has no secrets or internal details."""
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert list(body) == ERROR_KEYS, body
@@ -210,20 +214,20 @@ def is_error(answer: httpx.Response, code: str, status: int) -> dict[str, Any]:
 
 
 class Wire:
-    """A socket to a server, for bytes that no client library would send."""
+    """A socket to a server, to send bytes that no client library would send."""
 
     def __init__(self, url: str, timeout_s: float = 5.0) -> None:
         at = urlsplit(url)
         self.socket = socket.create_connection((at.hostname, at.port), timeout_s)
 
     def send(self, data: bytes) -> Wire:
-        """Sends as much as the other side accepts."""
+        """Sends as many bytes as the other side accepts."""
         with contextlib.suppress(OSError):
             self.socket.sendall(data)
         return self
 
     def receive(self, timeout_s: float = scaled(3)) -> bytes:
-        """All data until the other side closes, or sends nothing for a moment."""
+        """Returns the data until the other side closes, or sends nothing for a moment."""
         found, end = b"", time.monotonic() + timeout_s
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             while time.monotonic() < end:
@@ -254,14 +258,14 @@ def raw(url: str, data: bytes, timeout_s: float = scaled(3)) -> bytes:
 def request(
     method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> bytes:
-    """A plain request with the given headers and Host."""
+    """A plain request with these headers and a Host header."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def files_below(path: Path) -> bytes:
-    """The content of all files below the directory, for searching."""
+    """The content of all files below the directory, in one piece for searching."""
     return b"".join(one.read_bytes() for one in path.rglob("*") if one.is_file())
 
 

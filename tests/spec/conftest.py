@@ -12,12 +12,12 @@ from e2e.server import Server, short_dir, watched
 from fleet.front import NODES, three_nodes
 from spec.api_client import Api, make_key, make_secret, new_name
 
-OTHERS_HEAR_S = 1.0  # as the fleet promises
+OTHERS_HEAR_S = 1.0  # the bound that a fleet promises
 
 
 @dataclass
 class Keyed:
-    """A server with keys. `operator`: a client with all permissions."""
+    """A server with keys. `operator`: a client that may do everything."""
 
     server: Server
     secret: str
@@ -42,7 +42,7 @@ def alone(options: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Serving:
-    """A fixture for a server with these options, or for three nodes with --fleet."""
+    """Makes a fixture for a server with these options, or for three nodes with --fleet."""
     if not request.config.getoption("--fleet"):
         return alone
     Api.others_hear_s, Api.nodes = OTHERS_HEAR_S, len(NODES)

@@ -1,6 +1,6 @@
-"""`docs/reference/errors.md`, generated from real responses.
+"""Generates `docs/reference/errors.md` from real responses.
 
-`PYTHONPATH=tests .venv/bin/python -m spec.errors_page` (as root) writes it again.
+`PYTHONPATH=tests .venv/bin/python -m spec.errors_page` (as root) writes the page again.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ WHEN = {
     "HANDLER_TIMEOUT": "The function behind the URL timed out.",
     "STORE_UNAVAILABLE": "The database accepts no writes at the moment.",
 }
-# A healthy server does not return these two, so their bodies are rendered without a server; the
-# tests of a full disk get the first one from a server.
+# A healthy server does not return these two errors, so their bodies are made without a server. The
+# tests of a full disk get the first one from a real server.
 WITHOUT_A_SERVER = ("STORE_UNAVAILABLE", "INTERNAL")
 
 
 @dataclass
 class Scene:
-    """A server with keys and low limits, and functions in each state."""
+    """A server with keys and low limits, with functions in each state that leads to an error."""
 
     server: Server
     api: Api
@@ -87,11 +87,11 @@ OPTIONS = "--queue-max 1 --queue-wait-s 1 --tenant-functions 8"
 
 
 def collect() -> dict[str, httpx.Response]:
-    """A real response for every code that a server can be made to return."""
+    """Returns a real response for every code that a server can be made to return."""
     with watched(OPTIONS) as server:
         key = make_key(server)["key"]
         api = Api(server.start().url, key)
-        # Long enough for the whole scene, even on a slow machine.
+        # The timeout must last for the whole scene, even on a slow machine.
         busy = api.active("sleep 60", name="busy", max_instances=1, timeout_seconds=300)
         scene = Scene(server, api, busy)
         found = {code: make(scene) for code, make in EASY.items()}
@@ -141,7 +141,7 @@ def _capacity_full(scene: Scene) -> httpx.Response:
     path = f"{of(scene.active)}/invoke"
     call = scene.later(lambda: scene.api("POST", path, {}))
     until(lambda: scene.api.pool(scene.active)["busy_count"] == 1)
-    answer = scene.api("POST", path, {})  # waits in the queue for a second
+    answer = scene.api("POST", path, {})  # this invocation waits in the queue for a second
     scene.server.wake()
     call.join()
     return answer
@@ -159,7 +159,7 @@ def _runtime_unavailable(scene: Scene) -> httpx.Response:
 def _shutting_down(scene: Scene) -> httpx.Response:
     path = f"{of(scene.active)}/invoke"
     call = scene.later(lambda: scene.api("POST", path, {}))
-    # The process of an earlier invocation may still be there for a moment.
+    # The process of an earlier invocation may still exist for a moment.
     until(lambda: scene.api.pool(scene.active)["busy_count"] == 1)
     until(lambda: scene.server.named("sleep"))
     scene.server.terminate()
@@ -197,14 +197,14 @@ EASY: dict[str, Callable[[Scene], httpx.Response]] = {
 
 
 def plain(body: dict[str, object]) -> dict[str, object]:
-    """The body with normalized values in place of those that differ between runs."""
+    """The body, in which normalized values replace those that differ between runs."""
     text = json.dumps(body)
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "…", text)
     return json.loads(text)
 
 
 def render(found: dict[str, httpx.Response]) -> str:
-    """The page."""
+    """The text of the page."""
     bodies = {code: plain(answer.json()) for code, answer in found.items()}
     bug = Internal("internal server error; check the server's log")
     for error in (StoreUnavailable(), bug):

@@ -9,7 +9,9 @@ BIG = "x" * (32 * 1024)
 
 @dataclass
 class SettableField:
-    """`types`: its JSON types. `good`, `bad`: values within and beyond its limits."""
+    """A field that clients can set. `types`: its JSON types. `good`, `bad`: values within and
+    beyond its limits.
+    """
 
     types: set[str]
     good: list[Any]

@@ -1,8 +1,7 @@
-"""Fuzzes a live server with its own OpenAPI document; `scripts/soak fuzz` runs this for a long
-time.
+"""Fuzzes a live server by its own OpenAPI document; `scripts/soak fuzz` does this for a long time.
 
-Runs rounds of schemathesis with different seeds, with and without a credential, until the given
-number of requests was sent. The credential is a signed token, since the fuzzer could revoke a key.
+Rounds of schemathesis run with different seeds, with and without a credential, until a number of
+requests was sent. The credential is a signed token, since the fuzzer could revoke a key.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ CHECKS = (
     "response_headers_conformance,response_schema_conformance,negative_data_rejection,"
     "missing_required_header,unsupported_method,allow_header_conformance,use_after_free"
 )
-# Expected: a stale or malformed If-Match is also refused, and a documented 503 is no failure.
+# Not counted as failures: the refusal of a valid but stale If-Match, and a documented 503.
 CONFIG = """
 hooks = "spec.fuzz_hooks"
 [checks.negative_data_rejection]
@@ -35,13 +34,14 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 413, 415, 422, 428,
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 503]
 """
-# Without a credential every operation refuses before it reads a field, so limits are not tested.
+# Without a credential, every operation is refused before the server reads a field, so limits are
+# not tested.
 KEYED_PHASES, OPEN_PHASES = "examples,coverage,fuzzing,stateful", "fuzzing"
 
 
 @dataclass
 class Report:
-    """The requests that were sent, and errors in the responses."""
+    """The number of requests that were sent, and the errors in responses."""
 
     requests: int = 0
     operations: int = 0
@@ -56,8 +56,8 @@ class Report:
 
 
 def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
-    """Sends at least `requests` requests. `examples`: the number for each operation and phase of a
-    round.
+    """Sends at least `requests` requests. `examples`: how many of them a round sends to each
+    operation in each phase.
     """
     report, seed = Report(), 0
     while report.requests < requests and not report.failures:
@@ -80,7 +80,9 @@ def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
 
 
 def _handlers(server: Server, bearer: str) -> set[str]:
-    """The handlers of the remaining functions: a negative control of `fuzz_hooks`."""
+    """The handlers of the functions that are left: they show whether `fuzz_hooks` has replaced all
+    others.
+    """
     headers = {"Authorization": f"Bearer {bearer}"}
     found = Api(server.url).good("GET", "/api/functions", headers=headers)["functions"]
     return {one["handler"] for one in found}
@@ -98,7 +100,8 @@ def _round(
         command += ["--max-examples", str(examples), "--seed", str(seed), "--no-shrink"]
         command += ["--generation-database", "none", "--continue-on-failure", "--no-color"]
         command += ["--report", "json", "--report-json-path", str(result), "--warnings", "off"]
-        # The response of a function's URL is the handler's own: tests/e2e/test_urls.py.
+        # The response of a function's URL is the handler's own, and is tested in
+        # tests/e2e/test_urls.py.
         command += ["--exclude-path", "/fn/{path}"]
         command += ["--suppress-health-check", "all", "--request-timeout", "30"]
         done = subprocess.run(
@@ -120,7 +123,7 @@ def _round(
 
 
 def run(requests: int, examples: int) -> Report:
-    """Runs the fuzzer on its own server."""
+    """Runs the fuzzer on a server that it starts."""
     with watched("--jwt-secret ROOT/jwt-secret") as server:
         secret = make_secret(server.root)
         server.start()

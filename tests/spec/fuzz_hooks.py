@@ -1,4 +1,6 @@
-"""Restricts schemathesis: any schema, but only handlers that are harmless and quick."""
+"""Restricts the requests of schemathesis: all schemas are allowed, but only handlers that are
+harmless and quick.
+"""
 
 import gzip
 import io
@@ -8,7 +10,7 @@ from typing import Any
 
 import schemathesis
 
-# For each field: the highest harmless value, and the highest accepted one.
+# The highest harmless value of each field, and the highest value that the server accepts.
 BODY_CAPS = {
     "timeout_seconds": (2, 86_400),
     "min_instances": (1, 1000),
@@ -18,8 +20,9 @@ BODY_CAPS = {
 QUERY_CAPS = {"wait_seconds": (1, 60), "delay_seconds": (1, 31_536_000)}
 HOUR_S, PAST_S, YEAR_2100 = 3600, 1_760_000_000, 4_102_444_800
 URL = re.compile("https?://[!-~]{1,2040}")
-NOBODY = "https://hooks.invalid/"  # no such host, now or ever (RFC 2606)
-# These streams last as long as their reader: tests/spec/test_events.py, test_live_output.py.
+NOBODY = "https://hooks.invalid/"  # RFC 2606 reserves this name, so the host will never exist
+# These streams last as long as their reader, and are tested in tests/spec/test_events.py and
+# test_live_output.py.
 ENDLESS = ("/api/events", "/api/functions/{function_id}/logs")
 HANDLERS = ("echo hello", "cat", "exit 3", "sleep 0.05")
 HANDLER_MAX = 64 * 1024
@@ -27,7 +30,7 @@ HANDLER_MAX = 64 * 1024
 
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
-    """Replaces accepted values; invalid ones stay invalid."""
+    """Replaces valid values by harmless ones. Invalid values stay invalid."""
     if not isinstance(body, dict):
         return body
     handler = body.get("handler")
@@ -49,7 +52,7 @@ def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
 
 @schemathesis.hook
 def map_query(context: Any, query: Any) -> Any:  # noqa: ARG001
-    """Like `map_body`, for parameters that wait or delay."""
+    """Like `map_body`, for query parameters that make the server wait."""
     if not isinstance(query, dict):
         return query
     for name, (most, high) in QUERY_CAPS.items():
@@ -64,22 +67,22 @@ def map_query(context: Any, query: Any) -> Any:  # noqa: ARG001
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:  # noqa: ARG001
-    """Prevents requests for endless streams. The document's own examples need this, since maps
-    don't apply to them.
+    """Prevents requests for endless streams. The document's own examples need this, since the
+    functions above don't see them.
     """
     if case.operation.path in ENDLESS and str(case.query.get("follow")).lower() == "true":
         case.query["follow"] = False
 
 
 def whole(value: Any) -> int | None:
-    """A whole number in a query, given as text."""
+    """The whole number that a query gives as text; None if it is none."""
     text = str(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 
 @schemathesis.serializer("application/x-tar", "application/gzip")
 def archive(context: Any, value: Any) -> bytes:
-    """Text and bytes unchanged; any other value as a file in a valid archive."""
+    """Text and bytes stay as they are; any other value becomes a file in a valid archive."""
     if isinstance(value, str | bytes):
         return value.encode("utf-8", "replace") if isinstance(value, str) else value
     data, out = repr(value).encode("utf-8", "replace"), io.BytesIO()

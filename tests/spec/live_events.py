@@ -1,4 +1,6 @@
-"""A client of event streams: parses fields, comments, and events, which end with an empty line."""
+"""A client of event streams: parses fields, comments, and events, each of which ends with an empty
+line.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from spec.api_client import Api
 
 @dataclass
 class Event:
-    """`data`: its JSON."""
+    """An event. `data`: its parsed JSON."""
 
     name: str
     data: Any
@@ -24,7 +26,7 @@ class Event:
 
     @property
     def bytes(self) -> bytes:
-        """The written bytes of a `stdout` or `stderr` event."""
+        """The bytes that a handler wrote, as in a `stdout` or `stderr` event."""
         if "text" in self.data:
             return self.data["text"].encode()
         return base64.b64decode(self.data["base64"])
@@ -47,7 +49,9 @@ def events(lines: Iterable[str]) -> Iterator[Event]:
 def streaming(
     api: Api, method: str, path: str, body: Any = None, **headers: str
 ) -> Iterator[tuple[httpx.Response, Iterator[Event]]]:
-    """The response and its events, as they arrive. Headers with _ in place of -."""
+    """Yields the response, and its events as they arrive. `headers`: their names have _ instead of
+    -.
+    """
     given = {"accept": "text/event-stream"}
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
     with api.http.stream(method, path, json=body, headers=given) as answer:
@@ -65,7 +69,7 @@ def all_of(api: Api, method: str, path: str, body: Any = None, **headers: str) -
 
 
 def output(found: Iterable[Event], stream: str = "stdout") -> bytes:
-    """The output in a stream; checks that each event begins where the one before it ended."""
+    """The output in a stream. Checks that each event begins where the previous one ended."""
     whole = b""
     for event in found:
         if event.name == stream:

@@ -1,4 +1,4 @@
-"""A Debian nginx in front of a server: its own files, port and process."""
+"""A Debian nginx in front of a server, with its own files, port and process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from free_ports import free_port
 from timeouts import scaled
 
 NGINX = "/usr/sbin/nginx"
-# One worker and one kept connection, so that leftovers of a request meet the next one.
+# With one worker and one open connection, leftovers of a request reach the next request.
 CONFIG = """
 daemon off;
 worker_processes 1;
@@ -50,8 +50,8 @@ http {
 }
 """
 PLAIN = 'proxy_set_header Connection "";'
-# Ways to handle requests: Debian's configuration; the lines that nginx documents for WebSockets;
-# and as much passed on as possible.
+# Ways in which nginx handles requests: Debian's configuration; the lines that nginx documents for
+# WebSockets; and a configuration that passes on as much as possible.
 MANNERS = {
     "shipped": PLAIN,
     "sockets": "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;",
@@ -61,22 +61,22 @@ MANNERS = {
 
 
 class Proxy:
-    """`url`: its address."""
+    """A running nginx. `url`: its address."""
 
     def __init__(self, root: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._access = root / "access"
 
     def sent(self) -> list[dict[str, Any]]:
-        """Every request that nginx recognized, oldest first. `to`: empty if it was not passed
-        on.
+        """Every request that nginx recognized, oldest first. `to`: the server's address; empty if
+        nginx did not pass the request on.
         """
         return [json.loads(line) for line in self._access.read_text().splitlines()]
 
 
 @contextmanager
 def nginx(to: str, manner: str) -> Iterator[Proxy]:
-    """`to`: the URL of the server behind it."""
+    """Runs an nginx in front of the server at the URL `to`."""
     with short_dir() as root:
         port = free_port()
         text = CONFIG.replace("MANNER", MANNERS[manner]).replace("SERVER", urlsplit(to).netloc)

@@ -1,4 +1,4 @@
-"""Requests that two parsers may understand differently, with a hidden request in each."""
+"""Requests that two parsers may understand differently, with another request hidden in each."""
 
 import json
 
@@ -31,14 +31,14 @@ def chunked(body: bytes) -> bytes:
 
 
 def hiding(method: str, path: str, *lines: str) -> bytes:
-    """A request whose whole body is another request, which a parser finds next if it does not read
-    the body.
+    """A request whose whole body is another request. A parser that does not read the body takes it
+    for the next request.
     """
     first = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", LENGTH, *lines]
     return "\r\n".join([*first, "", ""]).encode() + PHANTOM
 
 
-# Each vector contains, for a second parser, a request that would create a function.
+# In each vector, a second parser would find a request that creates a function.
 REFUSED: dict[str, bytes] = {
     "CL and TE": post(LENGTH, "Transfer-Encoding: chunked", body=CHUNKED + PHANTOM),
     "TE and CL": post("Transfer-Encoding: chunked", LENGTH, body=CHUNKED + PHANTOM),
@@ -111,7 +111,8 @@ REFUSED: dict[str, bytes] = {
 
 MUCH = PHANTOM * (2 * 1024 * 1024 // len(PHANTOM))
 CHUNK = b"%x\r\n%s\r\n"
-# Well-formed, so a proxy passes them on; each is one request, which may be refused early.
+# Well-formed requests, which a proxy passes on. Each is one request, which the server may refuse
+# before it has read the body.
 ONE_REQUEST: dict[str, bytes] = {
     "GET": hiding("GET", "/health"),
     "GET that is answered early": hiding("GET", FUNCTIONS),

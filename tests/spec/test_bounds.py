@@ -1,4 +1,4 @@
-"""How much callers can make the server hold; it responds all the same."""
+"""Bounds on what callers can make the server hold: it must respond even if they try."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPEN: list[Wire] = []
 
 
 def serving(options: str) -> Callable[[], Iterator[Server]]:
-    """A fixture for a server with these options, shared by the module."""
+    """Makes a fixture for a server with these options, which the tests of the module share."""
 
     def serve() -> Iterator[Server]:
         with watched(options) as server:
@@ -55,7 +55,7 @@ small_pages = serving("--page-max-bytes 1048576")
 
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:
-    """Closes every connection of a test at its end."""
+    """Closes every connection of a test at the end of the test."""
     yield
     while OPEN:
         OPEN.pop().close()
@@ -67,7 +67,7 @@ def connect(url: str, timeout_s: float = 5.0) -> Wire:
 
 
 def seconds_until_closed(wire: Wire, byte: bytes, every_s: float, most_s: float) -> float:
-    """The time after which the server closes a connection that sends a byte now and then."""
+    """The time after which the server closes a connection on which a byte is sent now and then."""
     start = time.monotonic()
     wire.socket.setblocking(False)
     while time.monotonic() - start < most_s:
@@ -113,7 +113,8 @@ def test_a_body_that_trickles_on_behind_its_answer_ends_the_connection(impatient
 
     with ThreadPoolExecutor(len(TRICKLED)) as pool:
         took = dict(zip(TRICKLED, pool.map(trickles, TRICKLED), strict=True))
-    # Five seconds for the rest; the body's own three are over by then.
+    # The bound is five seconds for the rest of a body; the three seconds for the body are over by
+    # then.
     assert max(took.values()) < scaled(10), took
 
 
@@ -126,8 +127,8 @@ def test_empty_lines_do_not_keep_a_connection(impatient: Server) -> None:
 
 
 def test_the_rest_of_a_body_may_follow_its_answer(impatient: Server) -> None:
-    """A client that continues to send for a moment gets the response, and may reuse the
-    connection.
+    """A client that sends the rest of its body a moment later must get the response, and may reuse
+    the connection.
     """
     wire = connect(impatient.url)
     wire.send(request("POST", "/api/nothing", {"Content-Length": "100000"}, b"x" * 10))
@@ -144,7 +145,7 @@ def test_requests_ahead_of_their_turn_are_bounded(open_server: Server) -> None:
         call = request("POST", f"{function.path}/invoke")
         wire.send(call + request("GET", "/health") * 5000)
         found = statuses(wire.receive(scaled(6)))
-        # The call, and the sixteen that may wait on the connection behind it.
+        # The running invocation, and the sixteen that may wait behind it on the connection.
         assert found == [200] * 17
         wire = connect(open_server.url)
         large = request("POST", "/api/functions", {"Content-Length": "100000"}, b"x" * 100_000)
@@ -204,7 +205,7 @@ def test_a_flood_leaves_room_for_management(crowded: Server, kind: str) -> None:
         answer = Api(server.url).http.get(path, timeout=scaled(5))
         assert answer.status_code == 200, path
     if kind == "calls that run":
-        # Invocations never use the reserved slots.
+        # The reserved slots are never used for invocations.
         refused = Api(server.url).http.post(f"{function_path}/invoke", timeout=scaled(5))
         body = is_error(refused, "CAPACITY_FULL", 503)
         assert body["retry_after"] == 1
@@ -215,7 +216,7 @@ def test_a_flood_leaves_room_for_management(crowded: Server, kind: str) -> None:
 
 @contextmanager
 def with_files(limits: str) -> Iterator[Server]:
-    """A server with this limit on open files, not started yet."""
+    """A server with this limit on open files, which is not started yet."""
     with watched() as server:
         server._command = ["prlimit", f"--nofile={limits}", *server._command]
         yield server
@@ -286,20 +287,20 @@ def test_long_bodies_have_room_and_short_calls_go_on(another: Callable[..., Serv
             body = is_error(answer, "RATE_LIMITED", 429)
             assert body["retry_after"] == 1
         assert quick.invoke("hello")["stdout"] == "hello"
-        # A server that is full of invocations can still be managed.
+        # A server whose room is full of invocations can still be managed.
         server.create("x" * 60_000)
         server.wake()
         until(lambda: sum(call.done() for call in calls) >= 5)
         server.wake()
         done = [call.result() for call in calls if call.result().status_code == 200]
         assert len(done) == 2
-    assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # all of the budget was freed
+    assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # the whole budget is free again
 
 
 @pytest.mark.parametrize("whose", ["strangers", "own"])
 def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) -> None:
-    """There is no room for those of the tenant's own invocations then: the strangers' share is
-    small.
+    """The rest of the budget must suffice for the tenant's own invocations: strangers get only a
+    small share.
     """
     server = little_room
     function = server.deploy("cat")
@@ -310,7 +311,7 @@ def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) 
     head = {"Content-Type": "application/json", "Content-Length": str(MIB)}
 
     def is_full() -> bool:
-        """Whether the server refuses one more unfinished body."""
+        """Whether the server refuses another unfinished body."""
         connect(server.url, 20).send(request("POST", path, head, b" " * (MIB - 100)))
         answer = httpx.post(server.url + path, json={"payload": "x" * MIB}, timeout=scaled(20))
         return answer.status_code == 429
@@ -324,8 +325,8 @@ def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) 
 
 
 def pages_of(api: Api, path: str, name: str) -> list[list[dict[str, Any]]]:
-    """Every page of a list, by its cursors; each within the size limit unless it has only one
-    entry.
+    """Every page of a list, following the cursors. Each must be within the size limit, unless it
+    has only one entry.
     """
     found, cursor = [], None
     while True:
@@ -342,7 +343,7 @@ def pages_of(api: Api, path: str, name: str) -> list[list[dict[str, Any]]]:
 
 @promise("A21")
 def test_a_page_of_records_ends_with_its_bytes(small_pages: Server) -> None:
-    # One byte of output can become six in JSON.
+    # Each byte of this output becomes six bytes in JSON.
     function = small_pages.deploy("head -c 200000 /dev/zero")
     long = small_pages.deploy("head -c 1000000 /dev/zero")
     made = [function.invoke()["invocation_id"] for _ in range(5)]
@@ -416,7 +417,7 @@ def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Ser
         assert made < 20
     is_error(answer, "RATE_LIMITED", 429)
     assert made == 11
-    # A change that needs no more room is accepted, and freed room can be reused.
+    # A change that needs no more room is accepted, and room that was freed can be used again.
     assert api.http.put(path, json={"description": "x"}).status_code == 200
     small = server.create("echo hello")
     longer = api.http.put(small.path, json=body)
@@ -440,8 +441,8 @@ def test_calls_with_long_output_take_turns_and_lose_none(plain: Server) -> None:
 
 @promise("A24")
 def test_one_tenant_leaves_half_of_all_bounds_to_others(another: Callable[..., Server]) -> None:
-    """It holds as much as it can, in running invocations and functions; another tenant still
-    works.
+    """One tenant uses as much as it can for running invocations and for functions; another tenant
+    must still be served.
     """
     server = another("--bodies-max-bytes 16777216 --functions-max-bytes 1048576")
     keys = [make_key(server, "--tenant", one, "--scope", "write") for one in "ab"]
@@ -455,7 +456,8 @@ def test_one_tenant_leaves_half_of_all_bounds_to_others(another: Callable[..., S
         assert api("POST", f"{path}/deploy").json()["state"] == "active"
         return path
 
-    # The longer they may write, the more they would hold if they did not wait for each other.
+    # Handlers that write for longer would hold more memory at once if they did not wait for each
+    # other.
     keeps = deploy(greedy, "head -c 7000000 /dev/zero; sleep 9")
     holds = deploy(greedy, "sleep 9")
     long, echo = deploy(other, "head -c 3000000 /dev/zero | tr '\\0' x"), deploy(other, "wc -c")
@@ -471,7 +473,7 @@ def test_one_tenant_leaves_half_of_all_bounds_to_others(another: Callable[..., S
             answer = other("POST", f"{echo}/invoke", payload).json()
             assert answer["stdout"].strip() == str(3 * MIB)
         refused = [call.result() for call in calls if call.done()]
-        assert len(refused) == 2  # that is its own half
+        assert len(refused) == 2  # the tenant has used up its own half
         for answer in refused:
             is_error(answer, "RATE_LIMITED", 429)
     body = {"handler": "#" + "x" * 60_000}
@@ -491,7 +493,8 @@ def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[...,
         OPEN.append(Wire(server.url))
     until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) > 200)
     time.sleep(0.5)
-    OPEN[0].send(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
+    # the beginning of a ClientHello, after which nothing is sent
+    OPEN[0].send(b"\x16\x03\x01\x02\x00\x01")
     assert len(os.listdir(f"/proc/{server.pid}/fd")) < 256 + 100
     trusted = ssl.create_default_context(cafile=str(server.root / "cert.pem"))
     for _ in range(3):
@@ -527,7 +530,7 @@ AT_ONCE = 9
 @promise("A22")
 def test_long_answers_to_be_kept_wait_for_each_other(plain: Server) -> None:
     server = plain
-    # One byte of it becomes six in the response: `AT_ONCE` of them are longer than the limit.
+    # Each byte becomes six bytes in the response, so `AT_ONCE` of these responses exceed the limit.
     long = "head -c 6200000 /dev/zero | tr '\\0' '\\1'"
     function = server.deploy(long, max_instances=AT_ONCE, timeout_seconds=60)
 

@@ -32,7 +32,7 @@ UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 LIST = "/api/functions"
 
 
-# Base ----------------------------------------------------------------------------------------
+# Base addresses ------------------------------------------------------------------------------
 
 
 def test_the_default_address_is_loopback_8080() -> None:
@@ -127,12 +127,12 @@ def test_a_stream_ends_with_its_credential(keyed: Keyed) -> None:
             for path in (f"{of(function_id)}/logs", "/api/events")
         ]
         admin.good("POST", f"{of(function_id)}/invoke", {})
-        for events in follow:  # while the token is valid, they see the invocation
+        for events in follow:  # the streams have the invocation while the token is valid
             next(events)
         keyed.operator.good("DELETE", f"/api/keys/{key['id']}", status=204)
         time.sleep(3.0)
         after = admin.good("POST", f"{of(function_id)}/invoke", {})["invocation_id"]
-        for events in follow:  # they end
+        for events in follow:  # the streams must end now
             for event in events:
                 assert event.data.get("invocation_id") != after
     admin.clear()
@@ -144,7 +144,7 @@ def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> N
     for _ in range(5):
         key = make_key(keyed.server, "--tenant", new_name(), "--scope", "read")["key"]
         assert with_headers(keyed.server, X_Api_Key=key).status_code == 200
-    # Also from an address with any number of failures.
+    # A valid key is accepted from an address with any number of failed credentials.
     address = new_address()
     api = Api(keyed.server.url, address=address)
     for number in range(25):
@@ -161,7 +161,7 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
     anybody = Api(server.url)
     function_id = anybody.create()
     assert anybody.get(function_id)["tenant_id"] == "default"
-    assert anybody("GET", "/api/audit").status_code == 200  # all scopes
+    assert anybody("GET", "/api/audit").status_code == 200  # without keys, everybody has all scopes
     first = make_key(server)
     assert (first["scope"], first["tenant_id"]) == ("operator", "default")
     anybody.refused("UNAUTHORIZED", 401, "GET", LIST)
@@ -173,12 +173,12 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
     revoked = quiltfn("keys", "revoke", second["id"], "--data-dir", str(server.data_dir))
     assert revoked.code == 0
     time.sleep(1.0)
-    # Revoking all keys does not open the server again.
+    # The server stays closed after all keys were revoked.
     anybody.refused("UNAUTHORIZED", 401, "GET", LIST)
 
 
 def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[..., Server]) -> None:
-    """With a key that was created before the server existed, and is stored nowhere."""
+    """The key was created before the server's first start."""
     server = another("--host 0.0.0.0")
     key = make_key(server)["key"]
     server.start_without_waiting()
@@ -210,7 +210,7 @@ def test_tls(another: Callable[..., Server]) -> None:
     plain = Api(server.url.replace("https", "http"))
     with pytest.raises(httpx.HTTPError):
         plain("GET", "/health")
-    # The same on the command line.
+    # The command line reports the same.
     authority = str(server.root / "cert.pem")
     there = quiltfn("health", "--url", server.url, "--cacert", authority)
     assert (there.code, there.stdout.splitlines()[0]) == (0, "ready"), there.stderr
@@ -222,7 +222,7 @@ def test_tls(another: Callable[..., Server]) -> None:
     assert "use https://" in unsafe.stderr
 
 
-# Without keys: local access --------------------------------------------------------------------
+# A server without keys -------------------------------------------------------------------------
 
 NEIGHBOURS = {
     "host by name": ({"Host": "localhost"}, 200),

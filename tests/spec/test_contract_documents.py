@@ -65,7 +65,9 @@ def test_help_has_every_route_with_its_rules_and_explains_the_rest(anybody: Api)
 
 
 def table(*any_method: str) -> set[tuple[str, str]]:
-    """Each method and path. `any_method`: the entry for a route of any method."""
+    """The method and path of each route. `any_method`: the methods to list for a route of any
+    method.
+    """
     found = {(route.method, route.path.replace(":path}", "}")) for route in ROUTES}
     rest = {one for one in found if one[0] == ANY_METHOD}
     return (found - rest) | {(method, path) for _, path in rest for method in any_method}
@@ -75,11 +77,14 @@ def table(*any_method: str) -> set[tuple[str, str]]:
 
 
 def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, int]]:
-    """Runs all code blocks in one bash; returns the status and the body of each request."""
+    """Runs all code blocks in one bash; returns the expected and the actual status of each
+    request.
+    """
     blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
     promised = [int(one) for one in re.findall(r"^Answers (\d{3})\.$", text, re.M)]
     assert len(blocks) == len(promised) + 1
-    # curl itself is unchanged; a shell function around it records the status of each response.
+    # A shell function with the name of curl runs the real curl, and also prints the status of each
+    # response.
     watch = 'curl() { command curl -w "%{stderr}%{http_code}\\n" "$@"; }\n'
     environment = {"PATH": os.environ["PATH"], "QUILT_BASE_URL": url}
     if key:

@@ -169,7 +169,7 @@ def test_the_audit_log_by_filters(tenant: Api, keyed: Keyed) -> None:
 
 
 def sent(api: Api, path: str, accept: str, method: str = "GET") -> tuple[dict[str, str], bytes]:
-    """The headers of a response, and its body as it was sent."""
+    """The headers of a response, and its body as it was sent, without decompression."""
     headers = {"Accept-Encoding": accept, "X-Api-Key": str(api.key)}
     with (
         httpx.Client() as client,

@@ -1,6 +1,6 @@
-"""The contract: what survives a kill of the server, and what never happens twice.
+"""The contract: what survives a kill of the server, and what must not happen twice.
 
-One server is killed once. Each story begins on it and continues on its successor.
+One server is killed once. Each test starts its story before the kill, and continues it afterwards.
 """
 
 import sqlite3
@@ -44,7 +44,7 @@ def keyed_call_that_ran(api: Api, server: Server) -> Story:
     until(lambda: api.good("GET", calls)["invocations"])
     api = yield
     running.result()
-    died = api("POST", path, {}, headers=key)  # never executed again
+    died = api("POST", path, {}, headers=key)  # the key's request is never executed again
     assert (died.status_code, died.json()["error_code"]) == (503, "SHUTTING_DOWN")
     records = api.good("GET", calls)["invocations"]
     assert [(one["status"], one["exit_code"]) for one in records] == [("interrupted", None)]
@@ -56,7 +56,7 @@ def operation_cut_off(api: Api, server: Server) -> Story:
     path = f"/api/elasticity/control/functions/{api.create()}/pool-target"
     whole = api.good("POST", path, TARGETS, headers=headers | {"Idempotency-Key": "whole"})
     made = api.good("POST", path, TARGETS, headers=headers)
-    # The moment between the two writes is too short to hit, so its state is created here.
+    # The state between two writes lasts too short to be killed in, so the test creates it.
     change(server, "UPDATE operation SET status = 'running' WHERE operation_id = ?",
            made["operation_id"])  # fmt: skip
     api = yield
@@ -66,12 +66,12 @@ def operation_cut_off(api: Api, server: Server) -> Story:
     assert (found["status"], found["retryable"]) == ("failed", True)
     assert found["reason_code"] == "ELASTICITY_INTERRUPTED"
     assert "the server ended" in found["reason_message"]
-    again = api.good("POST", path, TARGETS, 409, headers=headers)  # it never happens twice
+    again = api.good("POST", path, TARGETS, 409, headers=headers)  # this must never happen twice
     assert again["operation_id"] == made["operation_id"]
 
 
 def change(server: Server, statement: str, key: str) -> None:
-    """Changes one row of the database, once it exists."""
+    """Changes one row of the database, as soon as the row exists."""
 
     def changed() -> bool:
         with closing(sqlite3.connect(server.data_dir / "quiltfn.db")) as database, database:
@@ -85,10 +85,10 @@ def timelines(api: Api, server: Server) -> Story:
     record, older = api.invoke(function_id), api.invoke(function_id)
     before = timeline(api, record)
     without = "UPDATE invocation SET timeline = NULL WHERE invocation_id = ? AND timeline NOT NULL"
-    change(server, without, older["invocation_id"])  # like records of early versions
+    change(server, without, older["invocation_id"])  # records of early versions look like this
     api = yield
     after = timeline(api, record)
-    # The duration of the last write is known only after it, and may be lost with the server.
+    # The duration of the last write is known only after the write, so a kill may lose it.
     lost = before["total_microseconds"] - after["total_microseconds"]
     assert 0 <= lost <= phases(before)["recorded"]
     without_write = [
@@ -137,7 +137,7 @@ STORIES = {
 
 @pytest.fixture(scope="module")
 def begun() -> Iterator[tuple[Api, dict[str, Story]]]:
-    """The successor of a server on which every story has begun."""
+    """Starts every story on a server, kills it, and yields its successor."""
     with watched() as server:
         first = Api(server.start().url)
         stories: dict[str, Any] = {name: story(first, server) for name, story in STORIES.items()}

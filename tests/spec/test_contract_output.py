@@ -12,7 +12,7 @@ from promises import promise
 from spec.api_client import Api, is_error, of
 
 pytestmark = [pytest.mark.sandbox, promise("C14")]
-# Every byte value, and a NUL in the middle.
+# Every byte value, and a NUL in the middle of the output.
 ALL = bytes(range(256)) * 2
 PRINT = "printf %b '" + "".join(f"\\0{byte:03o}" for byte in ALL) + "'"
 
@@ -24,7 +24,9 @@ def output_of(api: Api, record: dict[str, Any], query: str = "", **headers: str)
 
 @pytest.fixture(scope="module")
 def written(open_server: Server) -> tuple[Api, dict[str, Any]]:
-    """An invocation that wrote every byte value to standard output and some to standard error."""
+    """An invocation that wrote every byte value to standard output, and some of them to standard
+    error.
+    """
     api = Api(open_server.url)
     record = api.invoke(api.active(f"{PRINT}; printf 'e\\377' >&2", name="every-byte"))
     return api, record
@@ -97,7 +99,7 @@ def test_no_output_is_no_bytes_and_an_unfinished_call_has_none_yet(tenant: Api) 
 
 @pytest.fixture(scope="module")
 def bounded() -> Iterator[Api]:
-    """A client of a server with other limits."""
+    """A client of a server with low limits on output."""
     limits = "--timeout-max-s 2592000 --stdout-max-bytes 65536 --result-max-bytes 131072"
     with watched(limits) as server:
         yield Api(server.start().url)

@@ -1,4 +1,4 @@
-"""The contract: query parameters that are refused, each by its name."""
+"""The contract: each query parameter that is refused is named in the error."""
 
 import re
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.sandbox, promise("A1")]
 
 LIMITS = ("limit=0", "limit=1001", "limit=x")
 CURSOR_OR_LIMIT = ("cursor=x", "limit=0")
-# The refused parameters of each route; the error names the first one.
+# The queries that each route refuses, and the parameter that the error names.
 REFUSED = {
     "/api/functions": (
         *(*LIMITS, "state=deleted", "stat=a", "q=", f"q={'x' * 201}"),
@@ -51,7 +51,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def asked(keyed: Keyed) -> tuple[Api, str, str]:
-    """The admin of a tenant, its function and an invocation."""
+    """The admin of a tenant, with the ids of a function and an invocation."""
     api = keyed.caller(new_name())
     function_id = api.active()
     return api, function_id, api.invoke(function_id)["invocation_id"]

@@ -261,8 +261,8 @@ def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
         assert finding["sentence"]
         assert (finding["advice"] is None) == (finding["level"] == "ok"), finding
     assert report["protections"] == keyed.operator.good("GET", "/api/system/info")["protections"]
-    # The server reports the same warnings as the command does as root. Its gVisor is another one,
-    # and only root can see what dead servers left.
+    # The warnings are those that the command prints as root, apart from two checks: the server uses
+    # another gVisor, and only root sees what dead servers have left.
     command = [sys.executable, "-m", "quiltfn", "doctor", "--output", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     warned = {
@@ -301,7 +301,7 @@ ID = "/api/functions/01a20e60-4498-7000-aca5-20281701ad36"
 PUBLIC = [("GET", "/health"), ("GET", "/health/ready"), ("GET", "/openapi.json")]
 PUBLIC += [("GET", "/docs"), ("GET", "/docs/{path}")]
 PUBLIC += [("GET", "/ui"), ("GET", "/ui/"), ("GET", "/ui/{file}"), ("GET", "/")]
-# The URL of a function decides who may invoke it: tests/service/test_urls.py.
+# The URL decides who may invoke the function: see tests/service/test_urls.py.
 PUBLIC += [(method, "/fn/{path}") for method in ("GET", "PUT", "POST", "DELETE")]
 NEEDS = {
     ("GET", FUNCTIONS): "read",
@@ -453,7 +453,8 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
     error = caller.refused("FORBIDDEN", 403, "DELETE", f"/api/keys/{operator['id']}")
     assert "scope operator" in error["error"]
     assert Api(keyed.server.url, operator["key"]).count() == 0, "it works still"
-    # It sees all callers of its tenant, but no other tenants' keys, nor can it revoke them.
+    # An operator's key sees all callers of its tenant, but it neither sees nor revokes keys of
+    # other tenants.
     assert {one["id"] for one in caller.good("GET", "/api/keys")["keys"]} == {
         one["id"] for one in (operator, admin, writer)
     }
@@ -493,7 +494,7 @@ def test_an_admin_makes_keys_of_its_tenant_up_to_its_scope(callers: dict[str, Ap
 
 @dataclass
 class Strangers:
-    """`mine` requests what belongs to `theirs`."""
+    """Two tenants: `mine` makes requests for objects of `theirs`."""
 
     mine: Api
     their_id: str
@@ -514,7 +515,7 @@ def strangers(keyed: Keyed) -> Strangers:
     return Strangers(keyed.caller(new_name()), function_id, "theirs", call, key)
 
 
-# The requirements of a request before the server searches for anything of another tenant.
+# The bodies that the server requires before it searches for another tenant's object.
 BODIES: dict[tuple[str, str], object] = {
     ("PUT", ID): {"handler": "echo"},
     ("POST", f"{ID}/invoke"): {},
@@ -559,7 +560,8 @@ def test_anothers_id_answers_as_one_that_does_not_exist(
     answers = []
     for target in (theirs, nobodys):
         with mine.http.stream(method, target, json=body, headers=headers) as answer:
-            assert answer.status_code == 404  # the response might otherwise be an endless stream
+            # if this was not refused, the response could be an endless stream
+            assert answer.status_code == 404
             answer.read()
         answers.append(answer)
     is_error(answers[0], "NOT_FOUND", 404)

@@ -24,7 +24,7 @@ RUN_SHAPE = [
 
 @pytest.fixture
 def api(tenant: Api) -> Api:
-    """The admin of the test's own tenant, whose function `job` prints its payload."""
+    """The admin of a tenant of the test's own, whose function `job` prints its payload."""
     tenant.active('echo "$QUILT_PAYLOAD $EXTRA"', name="job")
     return tenant
 
@@ -146,7 +146,9 @@ def test_pages_lead_through_schedules_and_runs(api: Api) -> None:
 
 
 def test_a_page_ends_where_it_is_long_whoever_reads_it(api: Api, keyed: Keyed) -> None:
-    """As many as fit are read, and the rest is on the next page."""
+    """Schedules can be long, so a page has as many as fit into it, and the next page has the
+    rest.
+    """
     variables = {f"V{number}": "" for number in range(3000)}
     for number in range(25):
         add(api, name=f"n{number:02}", payload="\x01" * 65_536, environment=variables)

@@ -97,7 +97,7 @@ TARGETS = {"min_instances": 1, "max_instances": 3}
 
 @pytest.fixture
 def mine(tenant: Api) -> tuple[str, dict[str, str]]:
-    """A function and the header that names its tenant."""
+    """A function, and the header that names its tenant."""
     function_id = tenant.create()
     return function_id, {"X-Tenant-Id": tenant.get(function_id)["tenant_id"]}
 
@@ -109,7 +109,8 @@ def test_pool_target(tenant: Api, mine: tuple[str, dict[str, str]]) -> None:
     assert answer == {"function_id": function_id} | TARGETS
     shown = tenant.get(function_id)
     assert (shown["min_instances"], shown["max_instances"]) == (1, 3)
-    assert shown["current_version"] == 1  # targets do not belong to a version
+    # scaling targets do not belong to a version, so there is no new one
+    assert shown["current_version"] == 1
     tenant.refused("BAD_REQUEST", 400, "POST", path, TARGETS)
     tenant.refused("FORBIDDEN", 403, "POST", path, TARGETS, headers={"X-Tenant-Id": "other"})
     for bad in ({"min_instances": 1}, TARGETS | {"x": 1}, TARGETS | {"min_instances": 4}):
@@ -241,7 +242,7 @@ def test_metrics_have_bounded_labels(tenant: Api, keyed: Keyed) -> None:
     function_id = tenant.active(name="metric-name")
     tenant.invoke(function_id)
     tenant.refused("NOT_FOUND", 404, "GET", "/api/functions/metric-path")
-    tenant.refused("FORBIDDEN", 403, "GET", "/metrics")  # they cover all tenants
+    tenant.refused("FORBIDDEN", 403, "GET", "/metrics")  # the metrics cover all tenants
     answer = keyed.operator("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     tenant_id = tenant.get(function_id)["tenant_id"]

@@ -13,7 +13,7 @@ from spec.conftest import Keyed
 from spec.function_fields import FIELDS
 
 pytestmark = [pytest.mark.sandbox, promise("A1")]
-# In addition to those that a client sets.
+# The fields that clients cannot set.
 OF_FUNCTION = (
     *("id", "tenant_id", "owner_node_id", "state", "current_version", "created_at", "updated_at"),
     *("last_invoked_at", "invocation_count", "error_count", "error_message"),
@@ -30,7 +30,7 @@ VERSION = [
     "description",
 ]
 FIXED = "working_directory, memory_limit_mb, cpu_limit_percent, timeout_seconds, cleanup_on_exit"
-OURS = "image_digest"  # unknown to the client library
+OURS = "image_digest"  # a field that the client library does not know
 INVOCATION = [
     "invocation_id",
     "function_id",

@@ -1,4 +1,4 @@
-"""Contract: every invocation has a timeline, and a reason if it was cold."""
+"""The contract: every invocation has a timeline, and a cold start has a reason."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The contract's signed tokens: HS256 with a secret, RS256 and ES256 with a key set."""
+"""The contract: signed tokens, either HS256 with a secret, or RS256 and ES256 with a key set."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.sandbox
 
 @dataclass
 class Signer:
-    """A server that trusts a secret and a key set, with the private keys."""
+    """A server that trusts a secret and a key set, and the private keys of this set."""
 
     server: Server
     secret: str
@@ -129,7 +129,7 @@ BAD: dict[str, Callable[[Signer], str]] = {
     "HS512": lambda s: jwt.encode(s.claims(), s.secret * 2, "HS512"),
     "alg none": lambda s: jwt.encode(s.claims(), None, "none"),  # type: ignore[arg-type]
     "alg none of an RSA kid": lambda s: jwt.encode(s.claims(), None, "none", headers={"kid": "r"}),  # type: ignore[arg-type]
-    # The public key, which is no secret, as the key of a symmetric signature.
+    # An attacker can use the public key, which is not secret, as the secret of HS256.
     "the public key as secret": lambda s: forged({"alg": "HS256", "kid": "r"}, s.claims(), s.pem()),
     "wrong kid": lambda s: jwt.encode(s.claims(), s.rsa, "RS256", headers={"kid": "nobody"}),
     "no kid": lambda s: jwt.encode(s.claims(), s.rsa, "RS256"),
@@ -164,7 +164,7 @@ def test_a_bad_token_is_refused(signer: Signer, make: Callable[[Signer], str]) -
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-# All ways in which a client may send a token without being asked for it.
+# All ways in which a client may send a token.
 CARRIED: dict[str, dict[str, str]] = {
     "bearer": {"Authorization": "Bearer TOKEN"},
     "x-api-key": {"X-Api-Key": "TOKEN"},

@@ -47,14 +47,14 @@ WAYS = ("id", "name", "async", "schedule", "url")
 
 
 def printed(api: Api, path: str) -> str:
-    """The output of an invocation, possibly a queued one."""
+    """Invokes by this path, possibly asynchronously; returns the output."""
     record = api("POST", path).json()
     where = f"{of(record['function_id'])}/invocations/{record['invocation_id']}?wait_seconds=30"
     return str(api.good("GET", where)["stdout"]).strip()
 
 
 def call_each_way(api: Api, function_id: str) -> dict[str, set[str]]:
-    """The output of invocations that name no version, by their source."""
+    """Invokes the function in each way that names no version; returns the outputs by the way."""
     name, tenant = api.get(function_id)["name"], api.good("GET", "/api/whoami")["tenant_id"]
     paths = {
         "id": f"{of(function_id)}/invoke",
@@ -77,7 +77,8 @@ def test_a_canary_applies_to_every_way_to_call_a_function(tenant: Api) -> None:
     tenant.heard()
     assert call_each_way(tenant, function_id) == {way: {"two"} for way in WAYS}
 
-    # Like `deploy --canary`: no invocation runs on the new version before it has a share.
+    # As with `deploy --canary`, no invocation runs on the new version before the version has a
+    # share.
     path = f"{of(function_id)}/aliases/live"
     tenant.good("PUT", path, {"version": 2, "default": True})
     tenant.good("PUT", f"{of(function_id)}?default_alias=keep", {"handler": "echo three"})
@@ -89,7 +90,7 @@ def test_a_canary_applies_to_every_way_to_call_a_function(tenant: Api) -> None:
     seen = call_each_way(tenant, function_id)
     assert all("three" in printed for printed in seen.values()), seen
 
-    # Everything returns to the old version at once, and stays there.
+    # After a rollback, all invocations run on the old version at once, and continue to.
     tenant.good("POST", f"{of(function_id)}/rollback", {"version": 2})
     tenant.heard()
     assert tenant.good("GET", path)["also"] is None

@@ -1,4 +1,4 @@
-"""The contract, "Accepted work": each row on a real server with real sandboxes."""
+"""The contract, "Accepted work": each row of its table on a real server with real sandboxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from timeouts import scaled
 pytestmark = pytest.mark.sandbox
 ASYNC = {"Prefer": "respond-async"}
 AT_ONCE = {"first": 0, "jitter": 0}
-# Fails until it was invoked often enough: /dev/shm is cleared, so the attempt number decides.
 RECORD = [
     *("invocation_id", "function_id", "function_name", "execution_node_id", "status"),
     *("started_at", "ended_at", "duration_ms", "exit_code", "stdout", "stderr"),
@@ -149,8 +148,8 @@ def test_one_request_lists_what_all_functions_of_a_tenant_have(keyed: Keyed) -> 
         policy = {"on_failure": {"function": target}}
         owner.good("PUT", f"{of(function)}/async-policy", policy)
         ended(owner, function, submit(owner, function))
-    # Otherwise the invocation that notifies the target is in its queue, and in one of the lists,
-    # for a moment.
+    # Until these invocations have ended, each is in the queue of the target, and for a moment in
+    # one of the lists.
     until(lambda: len(ended_of(owner, target_id)) == len(made), scaled(10))
     lists = {"queues": "queues", "dead-letters": "dead_letters", "deliveries": "deliveries"}
     for path, field in lists.items():

@@ -1,4 +1,4 @@
-"""docs/reference/errors.md: every code with the body that a real server returns."""
+"""docs/reference/errors.md has every code, with a body that a real server returns."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -51,7 +51,9 @@ def test_each_code_comes_with_its_status(found: dict[str, httpx.Response], code:
     [(StoreUnavailable(), "STORE_UNAVAILABLE"), (RuntimeError("a secret"), "INTERNAL")],
 )
 async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: str) -> None:
-    """The application over services, one of which breaks during a change."""
+    """These codes come from the application in this process, with a service that breaks during a
+    change.
+    """
     audited: list[AuditEntry] = []
 
     async def append(entry: AuditEntry) -> None:

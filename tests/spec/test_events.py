@@ -1,4 +1,4 @@
-"""The contract: followers of a tenant get its events, and none of other tenants."""
+"""The contract: who follows a tenant gets its events, and none of other tenants."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def api(open_server: Server) -> Iterator[Api]:
 
 
 def until_type(coming: Iterator[Event], name: str) -> list[Event]:
-    """The events up to the first of that type."""
+    """The events up to the first one of this type."""
     found: list[Event] = []
     end = time.monotonic() + scaled(20)
     for event in coming:
@@ -52,9 +52,9 @@ def test_the_life_of_a_function_is_seen(api: Api) -> None:
         assert answer.headers["x-accel-buffering"] == "no"
         function_id = api.active(f"echo {SECRET}", environment={"WORD": SECRET})
         record = api.good("POST", f"{of(function_id)}/invoke", {"payload": SECRET})
-        found = until_type(coming, "pool")  # which is reported a moment later
+        found = until_type(coming, "pool")  # the event is sent a moment after the change
         api.good("PUT", of(function_id), {"handler": "echo two"})
-        api.heard()  # nodes report their own events in order, but there is no order between nodes
+        api.heard()  # each node's own events are in order, but there is no order between nodes
         api.good("POST", f"{of(function_id)}/rollback", {"version": 1})
         api.heard()
         api.good("POST", f"{of(function_id)}/pause")
@@ -65,7 +65,7 @@ def test_the_life_of_a_function_is_seen(api: Api) -> None:
     heard = [name for name in names if name != "pool"]
     assert heard == [
         "function.created",
-        "function.updated",  # it is being deployed
+        "function.updated",  # the function is being deployed
         "function.deployed",
         "invocation.started",
         "invocation.ended",
@@ -162,7 +162,7 @@ def test_the_client_library_and_the_command_follow(api: Api, open_server: Server
 
 
 def command(url: str, *words: str) -> str:
-    """The first line that a command prints; then it is interrupted."""
+    """Runs a command until it has printed its first line, then interrupts it; returns the line."""
     words = (sys.executable, "-m", "quiltfn", *words, "--url", url)
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

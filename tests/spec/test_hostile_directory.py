@@ -1,8 +1,8 @@
-"""Working directories that would lead out of the sandbox, and what a handler reaches from them.
+"""Working directories that lead out of the sandbox, and what a handler can reach from them.
 
-The vulnerability is CVE-2024-21626: a directory of the host that stayed open in the OCI runtime,
-entered through /proc/self/fd. The image is the host's own /usr, so the links of a hostile image are
-created there.
+The attack is CVE-2024-21626: a directory of the host stayed open in the OCI runtime, and was
+entered through /proc/self/fd. These tests create the links of a hostile image below the host's own
+/usr, which is the image.
 """
 
 import os
@@ -23,14 +23,15 @@ from e2e.server import IN_FULL, Function, Server, children, is_alive, short_dir,
 from promises import promise
 from spec.api_client import Api, new_name
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]  # for cleaning up
+# deletes the functions at the end
+pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]
 FUNCTIONS = "/api/functions"
 DESCRIPTORS = 1024
 TRIES = 1100
 
-# Links of the image, which must be refused as working directories; "HOST" stands for the canary's
-# directory. Each takes a sandbox. So only as many descriptors are tried as the OCI runtime
-# can have open; with `scripts/soak hostile`, all.
+# Links in the image, which must be refused as working directories. "HOST" stands for the directory
+# of the canary. Each takes a sandbox. So only as many descriptors are tried as the OCI runtime can
+# have open; with `scripts/soak hostile`, all.
 LINKED = DESCRIPTORS if IN_FULL else 64
 LEAD_OUT = {f"fd{number}": f"/proc/self/fd/{number}" for number in range(LINKED)}
 LEAD_OUT |= {
@@ -50,9 +51,9 @@ LEAD_OUT |= {
     "dangling": "/missing",
     "loop": "loop",
 }
-# Directories of another uid, and their contents.
+# Directories of another user, and directories in them.
 CLOSED = ["closed", "closed/inner", "link-to-closed"]
-# Allowed working directories, and their paths once entered.
+# Allowed working directories, and the path that a handler in each of them sees.
 INSIDE = {
     "/": "/",
     "/tmp": "/tmp",
@@ -62,11 +63,12 @@ INSIDE = {
     "IMAGE/link-to-top": "/",
     "IMAGE/link-to-tmp": "/tmp",
     "IMAGE/link-to-open": "IMAGE/open",
-    "IMAGE/root-of-1": "/",  # 1 is the guest, and its root is the sandbox's
+    "IMAGE/root-of-1": "/",  # process 1 is the guest, whose root is the sandbox's
     "IMAGE/cwd-of-1": "/",
 }
 
-# Prints its directory, where `..` ends, and a line for every file that it can read but should not.
+# Prints the working directory, the directory in which `..` ends, and a line for every file that the
+# handler can read but should not.
 READABLE = "read /proc/self/comm: sh"
 PROBE = r"""
 tries=0
@@ -93,7 +95,9 @@ echo "tries $tries"
 
 @dataclass(frozen=True)
 class Canary:
-    """A file of the host that everybody who reaches it may read. `image`: see `LEAD_OUT`."""
+    """A file of the host that everybody may read who can reach it. `image`: the directory with the
+    links, which `INSIDE` calls IMAGE.
+    """
 
     path: Path
     text: str
@@ -131,7 +135,9 @@ def lay_out(image: Path, host: Path) -> None:
 
 
 def leaks(output: str, canary: Canary) -> list[str]:
-    """Every sign in a probe's output that it escaped, or that it did not try enough."""
+    """The signs in a probe's output that it left the sandbox, or that it could not try
+    everything.
+    """
     lines = output.splitlines()
     found = [line for line in lines if line.startswith("read ") and line != READABLE]
     if READABLE not in lines:
@@ -217,7 +223,7 @@ def test_sandbox_directories_reach_no_host(open_server: Server, canary: Canary, 
     starts = re.search(r"^starts (\d+):(\d+) (.+)$", record["stdout"], re.M)
     assert starts, record["stdout"]
     assert starts[3] == canary.name(INSIDE[path])
-    # The same directory as seen by the host, through the guest's own root.
+    # The host sees the same directory through the guest's own root.
     seen = {os.stat(f"/proc/{pid}/root{starts[3]}") for pid in guests(open_server)}
     assert (int(starts[1]), int(starts[2])) in {(one.st_dev, one.st_ino) for one in seen}
     function.delete()
@@ -261,7 +267,7 @@ def careless(canary: Canary, enter: str, leak: str | None) -> str:
 
 
 def test_the_probe_finds_an_open_descriptor(canary: Canary) -> None:
-    """Negative control."""
+    """Negative control: `leaks` reports a descriptor of a directory outside."""
     assert leaks(careless(canary, "", None), canary) == []
     found = leaks(careless(canary, "", "/"), canary)
     assert found[0].startswith("read /proc/self/fd/7/")
@@ -269,7 +275,7 @@ def test_the_probe_finds_an_open_descriptor(canary: Canary) -> None:
 
 
 def test_the_probe_finds_a_directory_outside(canary: Canary) -> None:
-    """Negative control."""
+    """Negative control: `leaks` reports a working directory outside."""
     output = careless(canary, "cd /proc/self/fd/7;", "/usr/bin")
     found = leaks(output, canary)
     assert "the canary was read" in found

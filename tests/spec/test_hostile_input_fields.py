@@ -39,13 +39,13 @@ WRONG = [
 def send(
     api: Api, text: str | bytes, path: str = FUNCTIONS, method: str = "POST"
 ) -> httpx.Response:
-    """Sends exactly this body."""
+    """Sends a request with exactly this body."""
     content = text.encode() if isinstance(text, str) else text
     return api(method, path, content=content, headers=JSON)
 
 
 def body_with(field: str, literal: str) -> str:
-    """A create request's body with one field written exactly like this."""
+    """The body of a create request; the value of one field is exactly this text."""
     fields = {"name": json.dumps(new_name()), "handler": '"echo"'} | {field: literal}
     return "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in fields.items()) + "}"
 
@@ -179,7 +179,7 @@ def test_a_json_text_that_is_no_object_is_refused(anybody: Api, text: str) -> No
     assert send(anybody, text).json()["error_code"] == "UNPROCESSABLE_ENTITY"
 
 
-# Environment, payload --------------------------------------------------------------------------
+# Environment and payload -----------------------------------------------------------------------
 
 
 def test_an_environment_is_refused_before_the_kernel_would(anybody: Api) -> None:
@@ -202,7 +202,7 @@ def test_a_variable_that_steers_programs_steers_the_handler_alone(anybody: Api, 
     value = "/nonexistent/quiltfn.so"
     record = anybody.invoke(function_id, environment={name: value})
     assert record["status"] == "success"
-    assert anybody.invoke(function_id)["status"] == "success"  # the guest is unharmed
+    assert anybody.invoke(function_id)["status"] == "success"  # the guest still works
 
 
 # Working directories -----------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_directory_that_is_none_ends_the_deploy_in_error(anybody: Api, path: s
     assert answer["error_message"]
 
 
-# Unknown fields, twins, races --------------------------------------------------------------------
+# Unknown fields, repeated fields, races ----------------------------------------------------------
 
 UNKNOWN = ["source_code", "id", "tenant_id", "version", "status", "image", "privileged", "mounts"]
 UNKNOWN += ["__proto__", "constructor", "state", "owner_node_id", "Name", "na\nme"]
@@ -302,14 +302,16 @@ def test_handler_text_runs_nowhere_but_in_the_sandbox(
 
 
 def _argv(pid: int) -> list[bytes]:
-    """The arguments of a process of the server, and of its descendants."""
+    """The arguments of this process, if it is one of the server's, and of its descendants outside
+    of sandboxes.
+    """
     try:
         found = [Path(f"/proc/{pid}/cmdline").read_bytes()]
     except OSError:
         return []
     try:
         inside = os.stat(f"/proc/{pid}/root").st_ino != os.stat("/").st_ino
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended meanwhile
         inside = False
     return [] if inside else found
 

@@ -45,13 +45,15 @@ STATUSES = {400, 414, 431, 501, 505}
 
 @pytest.fixture
 def count(anybody: Api) -> Callable[[], int]:
-    """The number of functions: a hidden request that was executed would have created one."""
+    """Counts functions: a hidden request that was executed would have created one."""
     assert anybody.count() == 0
     return anybody.count
 
 
 def received(server: Server, vectors: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The response to each vector, all at once: some wait for the server in vain."""
+    """Sends all vectors at once, since the server waits for the rest of some; returns the response
+    to each.
+    """
 
     def ask(vector: bytes) -> bytes:
         wire = Wire(server.url)
@@ -107,7 +109,7 @@ def test_an_http_2_offer_keeps_its_payload(open_server: Server, anybody: Api, ve
 
 
 def test_the_probe_can_fail(open_server: Server, anybody: Api) -> None:
-    """Negative control: the hidden request, sent openly, does make a function."""
+    """Negative control: the same request creates a function if it is not hidden."""
     both = post("Content-Length: 0", body=PHANTOM)
     assert statuses(raw(open_server.url, both)) == [415, 201] or anybody.count() == 1
     assert anybody.count() == 1
@@ -129,7 +131,7 @@ def test_two_hosts_are_not_both_believed(open_server: Server) -> None:
 
 
 def padded(size: int) -> bytes:
-    """A create request of exactly this size."""
+    """The body of a create request with exactly this size."""
     plain = json.dumps({"name": new_name(), "handler": "echo"}).encode()
     return plain + b" " * (size - len(plain))
 
@@ -164,11 +166,11 @@ def test_a_line_without_an_end_behind_a_body_is_not_kept(open_server: Server, ta
         health = request("GET", "/health", {"Connection": "close"})
         assert statuses(raw(open_server.url, health)) == [200]
         if sent == sent_before:
-            break  # all of them were closed
+            break  # the server has closed all connections
     took = time.monotonic() - began
     for wire in wires:
         wire.close()
-    assert sent <= 16 * MIB  # no more than the kernel's buffers
+    assert sent <= 16 * MIB  # not more than the kernel's buffers hold
     assert peak_kib(open_server.pid) - before < 8192
     print(f"{sent // 1024} KiB were sent in {took:.1f} s")
 

@@ -1,4 +1,4 @@
-"""LD_PRELOAD affects only the handler: its library is loaded in no other process."""
+"""LD_PRELOAD only affects the handler: no other process loads the library."""
 
 import contextlib
 import itertools
@@ -21,13 +21,13 @@ from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
-    pytest.mark.usefixtures("anybody"),  # for cleaning up
+    pytest.mark.usefixtures("anybody"),  # deletes the functions at the end
     pytest.mark.one_server("it looks at one server's processes"),
 ]
-# Part of libc, so it exists; and no program links it.
+# The library exists, since it is a part of libc, and no program is linked with it.
 LIBRARY = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/libBrokenLocale.so.1"
 VARIABLE = {"LD_PRELOAD": LIBRARY}
-# The shell prints what it has loaded, and stays for an examination from outside.
+# The shell prints its memory maps, and then sleeps so that the test can examine it from outside.
 HANDLER = 'while read -r line; do echo "$line"; done </proc/self/maps; sleep 60; echo on'
 HANDLER_ID = 1000
 CRUNS, STARTS_MAX = 5, 100
@@ -36,9 +36,9 @@ CRUNS, STARTS_MAX = 5, 100
 class Watch(threading.Thread):
     """Repeatedly reads the memory maps and environments of all processes around a server.
 
-    `looks`: how often, by role: launcher, server, handler, or otherwise the program's name, such as
-    guest or crun. `cruns`: the OCI runtimes among them. `found`: the roles with the library in
-    their maps. `given`: those with its name in their environment.
+    `looks`: how often each role was examined: launcher, server, handler, or the name of another
+    program, such as guest or crun. `cruns`: the pids of OCI runtimes. `found`: the roles with the
+    library in their memory maps. `given`: the roles with its name in their environment.
     """
 
     def __init__(self, server: Server) -> None:
@@ -58,7 +58,9 @@ class Watch(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """The OCI runtime lives for 20 ms, so it is searched a hundred times as often."""
+        """Reads the processes until the end. An OCI runtime lives for only 20 ms, so it is searched
+        a hundred times as often as the others.
+        """
         turn = 0
         while not self._done.is_set():
             for pid in below(self._server.launcher):
@@ -74,7 +76,7 @@ class Watch(threading.Thread):
             role = self._role(pid)
             maps = Path(f"/proc/{pid}/maps").read_text()
             environment = Path(f"/proc/{pid}/environ").read_bytes()
-            # It ended, or executed another program meanwhile.
+            # The process ended, or executed another program, while it was read.
             if not maps or role != self._role(pid):
                 return
             self.looks[role] += 1
@@ -107,7 +109,7 @@ def _library() -> None:
 
 
 def watched_call(server: Server, function: Function, **body: Any) -> tuple[Watch, dict[str, Any]]:
-    """One invocation, watched until each role has been examined often enough."""
+    """Runs an invocation, and watches until each role was examined often enough."""
     with Watch(server) as watch:
         call = server.later(function.invoke, **body)
         until(lambda: min(watch.looks[role] for role in ("guest", "handler", "server")) >= 5)
@@ -133,9 +135,7 @@ def test_a_preloaded_library_is_in_handlers_alone(open_server: Server, when: str
 
 
 def test_the_next_call_is_free_of_it(open_server: Server) -> None:
-    """Negative control of the test above, too: without the variable, the library is loaded
-    nowhere.
-    """
+    """Another control of the test above: without the variable, no process loads the library."""
     function = open_server.deploy(HANDLER, max_instances=1)
     watched_call(open_server, function, environment=VARIABLE)
     watch, record = watched_call(open_server, function)
@@ -147,7 +147,7 @@ def test_the_next_call_is_free_of_it(open_server: Server) -> None:
 
 @promise("F14")
 def test_a_sandbox_is_made_without_it(open_server: Server) -> None:
-    """Cold starts, until the OCI runtime itself was seen often enough."""
+    """Functions are started until the OCI runtime itself was examined often enough."""
     with Watch(open_server) as watch:
         for _ in range(STARTS_MAX):
             function = open_server.deploy(HANDLER.replace("60", "0.1"), environment=VARIABLE)
@@ -165,7 +165,9 @@ def test_a_sandbox_is_made_without_it(open_server: Server) -> None:
 def test_the_watch_sees_a_library_in_the_launcher_and_in_the_oci_runtime(
     another: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Negative control: a server that was started with the variable, and passes it on."""
+    """Negative control: the launcher and the OCI runtime are started with the variable, and `Watch`
+    finds the library in both.
+    """
     runtime = tmp_path / "crun"
     runtime.write_text(f'#!/bin/sh\nLD_PRELOAD={LIBRARY} exec {CRUN} "$@"\n')
     runtime.chmod(0o755)

@@ -1,7 +1,8 @@
 """Smuggled requests through a proxy that keeps its connection to the server.
 
-nginx adds an id to each request that it sends. A request without such an id at the server was
-hidden in another one; a response with the id of another request went to the wrong caller.
+nginx adds an id to each request that it sends. If the server sees a request without such an id,
+this request was hidden in another one. If a response has the id of another request, it went to the
+wrong caller.
 """
 
 import json
@@ -26,7 +27,7 @@ pytestmark = [
     pytest.mark.sandbox,
     pytest.mark.skipif(not os.access(NGINX, os.X_OK), reason=f"needs {NGINX}: apt install nginx"),
 ]
-NEIGHBOURS = 3  # requests that follow an attack on the same connection to the server
+NEIGHBOURS = 3  # the number of requests after an attack, on the same connection to the server
 
 
 @pytest.fixture(scope="module", params=MANNERS)
@@ -36,7 +37,7 @@ def proxy(open_server: Server, request: pytest.FixtureRequest) -> Iterator[Proxy
 
 
 class Seen:
-    """The requests in the server's log since this was created."""
+    """Finds the requests in the server's log since this object was created."""
 
     def __init__(self, server: Server) -> None:
         self._log = server.log
@@ -49,7 +50,7 @@ class Seen:
 
 
 def phantoms(seen: list[str], proxy: Proxy) -> list[str]:
-    """The requests that nobody sent, or that appear twice."""
+    """The ids of requests that nginx has not sent, or that the server saw twice."""
     sent = {one["id"] for one in proxy.sent()}
     return [one for number, one in enumerate(seen) if one not in sent or one in seen[:number]]
 
@@ -66,7 +67,9 @@ def ask(proxy: Proxy) -> tuple[str, str]:
 
 
 def attack(proxy: Proxy, vector: bytes) -> bytes:
-    """The response to an attack; checks that the following requests get their own responses."""
+    """Sends an attack, and checks that the requests after it get their own responses; returns the
+    response to the attack.
+    """
     wire = Wire(proxy.url)
     answer = wire.send(vector).receive(full_wait(3))
     wire.close()
@@ -81,7 +84,9 @@ def attack(proxy: Proxy, vector: bytes) -> bytes:
 def test_nothing_ambiguous_becomes_a_second_request(
     open_server: Server, anybody: Api, proxy: Proxy, vector: bytes
 ) -> None:
-    """If nginx reads two requests, it sends two, each with its id; the server sees no others."""
+    """If nginx finds two requests in the attack, it sends both with ids; the server must see no
+    others.
+    """
     seen, before = Seen(open_server), len(proxy.sent())
     answer = attack(proxy, vector)
     assert len(seen.ids()) >= NEIGHBOURS
@@ -99,11 +104,11 @@ def test_a_body_is_not_the_next_request(
 ) -> None:
     seen, before = Seen(open_server), len(proxy.sent())
     answer = attack(proxy, vector)
-    # Nginx logs a request after its end.
+    # Nginx logs a request after the request has ended.
     until(lambda: len(proxy.sent()) >= before + 1 + NEIGHBOURS)
     sent = proxy.sent()[before:]
     assert len(sent) == 1 + NEIGHBOURS, sent
-    # What nginx refuses itself proves nothing about the server.
+    # A request that nginx itself refuses would prove nothing about the server.
     assert all(one["to"] for one in sent)
     assert phantoms(seen.ids(), proxy) == [], answer[:300]
     assert anybody.count() == 0
@@ -113,7 +118,9 @@ def test_a_body_is_not_the_next_request(
 
 
 def test_a_request_past_the_proxy_is_seen(open_server: Server, anybody: Api, proxy: Proxy) -> None:
-    """Negative control: the hidden request, sent past the proxy and through it."""
+    """Negative control: `phantoms` reports the hidden request if it is sent without nginx, and not
+    if it is sent through it.
+    """
     seen = Seen(open_server)
     assert statuses(raw(open_server.url, PHANTOM)) == [201]
     assert len(phantoms(seen.ids(), proxy)) == 1
@@ -125,7 +132,7 @@ def test_a_request_past_the_proxy_is_seen(open_server: Server, anybody: Api, pro
 
 
 class Careless(socketserver.BaseRequestHandler):
-    """Reads heads but no bodies, so that a body is its next request."""
+    """A server that reads heads but no bodies, so that it takes a body for the next request."""
 
     def handle(self) -> None:
         pending = b""
@@ -146,7 +153,7 @@ class Careless(socketserver.BaseRequestHandler):
 
 @contextmanager
 def careless() -> Iterator[tuple[str, list[str]]]:
-    """Its URL, and the ids of all requests that it read."""
+    """Yields the URL of the careless server, and the ids of all requests that it read."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Careless) as server:
         server.daemon_threads = True
         server.seen = []  # type: ignore[attr-defined]
@@ -161,7 +168,7 @@ def careless() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("manner", MANNERS)
 def test_a_server_that_reads_no_bodies_is_found_out(manner: str) -> None:
-    """Negative control."""
+    """Negative control: `phantoms` finds out a server that reads no bodies."""
     with careless() as (url, seen), nginx(url, manner) as proxy:
         assert ask(proxy) == (seen[0], seen[0])
         attack(proxy, ONE_REQUEST["GET"])

@@ -1,4 +1,4 @@
-"""Commands that show output as it is written."""
+"""Commands that print output while a handler writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.sandbox, promise("A43")]
 
 @pytest.fixture
 def name(anybody: Api) -> str:
-    """A function that writes to both streams and fails."""
+    """The name of a function that writes to both streams and fails."""
     name = new_name()
     anybody.active("echo out; sleep 0.3; echo err >&2; echo more; exit 3", name=name)
     return name
@@ -108,7 +108,7 @@ def test_the_logs_of_a_function_are_followed(open_server: Server, anybody: Api, 
         look.register(process.stdout, selectors.EVENT_READ)
 
         def is_seen() -> bool:
-            anybody.invoke(function_id)  # until the command listens
+            anybody.invoke(function_id)  # invokes until the command listens
             return bool(look.select(0))
 
         until(is_seen, 30)

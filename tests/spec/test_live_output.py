@@ -1,4 +1,4 @@
-"""The contract: output is visible while it is written, and is stored exactly as it was shown."""
+"""The contract: output can be read while it is written, and is stored exactly as it was shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-# Each line is read before the next one is written.
+# This handler writes a line only after the one before was read.
 IN_TURNS = """exec python3 -c '
 import fcntl, os, termios, time
 for number in 1, 2, 3:
@@ -55,7 +55,7 @@ def invoke(function_id: str) -> str:
     return f"{of(function_id)}/invoke"
 
 
-# A watched invocation ----------------------------------------------------------------------------
+# Invocations whose caller watches ----------------------------------------------------------------
 
 
 @promise("A36")
@@ -141,11 +141,13 @@ def test_text_that_json_must_escape_is_whole_in_the_end(api: Api) -> None:
     assert len(end.data["stdout"]) > 100_000
 
 
-# A client that disconnects -----------------------------------------------------------------------
+# Callers that disconnect -------------------------------------------------------------------------
 
 
 def leave(api: Api, function_id: str, *headers: str, first: bytes) -> None:
-    """Starts an invocation, waits for its first output if that is streamed, and disconnects."""
+    """Starts an invocation, waits for its first output if that is streamed, and closes the
+    connection.
+    """
     to = urlsplit(str(api.http.base_url))
     with socket.create_connection((to.hostname, to.port)) as client:
         lines = [f"POST {invoke(function_id)} HTTP/1.1", "Host: 127.0.0.1", "Content-Length: 0"]
@@ -228,7 +230,7 @@ def test_an_unknown_wish_is_refused(api: Api) -> None:
 
 @pytest.fixture
 def ended(api: Api) -> tuple[Api, dict[str, str]]:
-    """An ended invocation."""
+    """A client, and an invocation that has ended."""
     return api, api.invoke(api.active(IN_TURNS))
 
 
@@ -271,7 +273,9 @@ def test_a_reader_returns_behind_the_last_event_it_had(ended: tuple[Api, dict[st
 
 @promise("A37")
 def test_a_reader_ahead_of_the_record_or_of_an_earlier_attempt_hears_it(api: Api) -> None:
-    """Event ids name the attempt after the first one: offsets of another attempt mean nothing."""
+    """Event ids contain the attempt, except for the first one, since an offset is only valid in its
+    own attempt.
+    """
     function_id = api.active("echo hello; exit 1")
     policy = {"max_attempts": 2, "backoff_seconds": {"first": 0, "jitter": 0}}
     api.good("PUT", f"{of(function_id)}/async-policy", policy)
@@ -308,7 +312,8 @@ def test_a_running_call_is_followed_by_any_number_of_readers(api: Api) -> None:
         ]
         for reader in readers:
             reader.start()
-        assert api("GET", path).status_code == 200  # the output so far
+        # a request without `follow` returns the output so far
+        assert api("GET", path).status_code == 200
         for reader in readers:
             reader.join()
         own = list(coming)

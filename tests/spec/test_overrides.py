@@ -1,4 +1,4 @@
-"""Which variables a key that may only invoke can set, tested on real sandboxes."""
+"""The variables that a key with scope invoke can set, tested in real sandboxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unit.sample_archives import file, packed
 pytestmark = pytest.mark.sandbox
 SECRET = "s3cret-value"
 VARIABLES = {"SECRET": SECRET, "URL": "https://api.example", "MODE": "", "BASH_ENV": ""}
-# How a variable can reveal another one's value through a program that the handler starts.
+# Each variable could reveal the value of another one, through a program that the handler starts.
 BROWSER = 'sh -c "echo $SECRET >&2" %s'
 ATTACKS = {
     "bash": ("bash -c true", {"BASH_ENV": "$(echo $SECRET >&2)"}),
@@ -32,7 +32,7 @@ ATTACKS = {
     ),
     "sh": ('eval "echo $URL"', {"URL": "$SECRET"}),
 }
-# A handler of each kind that starts bash, like one that runs any tool.
+# A handler of each kind that starts bash, as if it ran a tool.
 KINDS: dict[str, tuple[dict[str, str], str, dict[str, Any]]] = {
     "python": (
         {"mod.py": "import subprocess\ndef handler(e): subprocess.run(['bash', '-c', ':'])\n"},
@@ -61,7 +61,7 @@ KINDS: dict[str, tuple[dict[str, str], str, dict[str, Any]]] = {
 
 @dataclass
 class Tenant:
-    """A client that may write, and one that may only invoke the other's functions."""
+    """A tenant with two clients: one may write functions, the other one may only invoke them."""
 
     writer: Api
     caller: Api
@@ -76,8 +76,8 @@ def both(keyed: Keyed) -> Iterator[Tenant]:
 
 
 def refused(api: Api, function: str, environment: dict[str, str]) -> str:
-    """Checks that the invocation is refused with the name of the variable, in every way to
-    invoke.
+    """Checks that the invocation is refused with the name of the variable, in every way in which it
+    can be made.
     """
     body = {"environment": environment}
     name = api.get(function)["name"]
@@ -102,7 +102,7 @@ def test_a_caller_cannot_run_its_own_code_by_a_variable(both: Tenant, program: s
     function = both.writer.active(handler, environment=VARIABLES)
     refused(both.caller, function, environment)
     assert both.caller.good("GET", f"{of(function)}/invocations")["invocations"] == []
-    # Control: with scope write it is possible, so the attack works.
+    # Control: with scope write, the attack succeeds.
     answer = both.writer.invoke(function, environment=environment)
     assert SECRET in answer["stderr"] + answer["stdout"], answer
 

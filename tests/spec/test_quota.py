@@ -1,4 +1,4 @@
-"""A tenant's quota of instances on a real server: how many there are, and who gets errors."""
+"""A tenant's quota of instances on a real server: the number of instances, and who gets errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ QUOTA = 3
 
 
 def test_one_tenant_cannot_take_the_machine() -> None:
-    """All sandboxes are instances, since none are prewarmed."""
+    """No sandboxes are prewarmed, so all of them are instances."""
     with watched(f"--tenant-instances {QUOTA} --prewarmed 0") as server:
         made = [make_key(server, "--tenant", one, "--scope", "write") for one in "ab"]
         server.start()
         acme, umbrella = (Api(server.url, one["key"]) for one in made)
         kept = [acme.active(min_instances=1) for _ in range(QUOTA)]
         assert len(server.guests()) == QUOTA
-        # A deploy, a call and a target beyond the quota are refused with a reason.
+        # A deployment, an invocation and a scaling target beyond the quota are refused with a
+        # reason.
         state = acme.good("POST", f"{of(acme.create())}/deploy")
         assert state["state"] == "error"
         assert str(state["error_message"]).startswith("the tenant has 3 instances, its quota")
@@ -29,6 +30,6 @@ def test_one_tenant_cannot_take_the_machine() -> None:
         assert error["error"].startswith("min_instances must be at most 3")
         assert acme.invoke(kept[0])["stdout"] == "hello\n"
         assert len(server.guests()) == QUOTA
-        # Another tenant has its own.
+        # Another tenant has a quota of its own.
         assert umbrella.invoke(umbrella.active())["status"] == "success"
         assert len(server.guests()) == QUOTA + 1

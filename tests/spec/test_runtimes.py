@@ -1,4 +1,4 @@
-"""Runtimes over HTTP: permissions, what a version pins, and what happens to images."""
+"""Runtimes over HTTP: permissions, what versions keep of them, and what happens to images."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_what_a_replaced_runtime_has_not_reached_yet_is_listed(operator: Api) ->
     assert outdated == [True, True, None]
     operator.good("PUT", f"{path}/{made[0]}", {"memory_limit_mb": 300})
     assert listed("outdated=true") == names[1:2]
-    add(operator, name, image=first)  # the same as b's, so only a is outdated now
+    add(operator, name, image=first)  # a and b now have the same image, so only a is outdated
     assert listed("outdated=true") == names[:1]
     operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
     assert listed("outdated=true") == [], "there is nothing to update to"
@@ -123,7 +123,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
         digest = upload(mine, saying(name))
         assert not add(mine, name, image=digest, environment=secret)["shared"]
         assert mine.invoke(mine.active("cat /app/word", runtime=name))["stdout"] == name
-        # To the other tenant it is as unknown as a nonexistent name, in every request.
+        # The other tenant gets the same error for this name as for a missing one, in every request.
         for unknown in (name, new_name()):
             theirs.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{unknown}")
             theirs.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/{unknown}")
@@ -132,7 +132,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
             assert error["error"].startswith("runtime must be one of: ")
             assert name not in error["error"]
         assert name not in {one["name"] for one in theirs.good("GET", RUNTIMES)["runtimes"]}
-        # Nor can it get the files by their digest, or learn that somebody has uploaded them.
+        # The other tenant cannot get the files by their digest, or learn that they were uploaded.
         errors = [
             theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"]
             for body in (
@@ -142,7 +142,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
         assert errors[0] == errors[1]
         assert upload(theirs, saying(name), 201) == digest
         assert upload(theirs, saying(name), 200) == digest
-        # From now on the tenant has its own runtime and files of that name.
+        # Now the other tenant has a runtime and files of its own with this name.
         add(theirs, name, image=digest)
         assert theirs.invoke(theirs.active("cat /app/word; env", runtime=name))["stdout"] != name
         theirs.good("DELETE", f"{RUNTIMES}/{name}", status=204)
@@ -180,7 +180,7 @@ def test_everything_set_is_shown_and_secrets_to_writers_only(operator: Api, keye
         assert seen in caller.good("GET", RUNTIMES)["runtimes"]
     operator.good("DELETE", f"{RUNTIMES}/{name}?shared=true", status=204)
     operator.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{name}")
-    # A tenant's own runtime: its writers see the values.
+    # The values of a tenant's own runtime are visible to those who may write in the tenant.
     tenant = new_name()
     own = add(keyed.caller(tenant, "write"), name, environment=said["environment"])
     for scope, shown in (("read", hidden), ("invoke", hidden), ("write", {})):
@@ -224,7 +224,7 @@ def test_an_image_that_is_refused_says_why(operator: Api, keyed: Keyed) -> None:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Server]:
-    """A server that accepts only short uploads that do not stall."""
+    """A server that refuses long uploads, and ends those that stall."""
     with watched("--image-upload-max-bytes 100000 --body-timeout-s 1") as server:
         yield server.start()
 
@@ -251,7 +251,7 @@ def test_an_upload_that_ends_early_leaves_nothing_behind(strict: Server) -> None
     head = request("POST", f"{RUNTIMES}/images", TAR | {"Content-Length": "100000"})
     wire = Wire(server.url)
     wire.send(head + good()[:3000]).close()
-    # A client that stays connected, but sends nothing more.
+    # This client stays connected, but sends nothing more.
     answer = raw(server.url, head + good()[:3000], timeout_s=5)
     assert statuses(answer) == [400]
     assert b"nothing more of the body arrived within 1 s" in answer
@@ -323,7 +323,7 @@ def test_a_server_has_packages_in_both(open_server: Server, anybody: Api, tmp_pa
     assert [one["name"] for one in listed] == ["demo"], "links are not followed"
 
 
-# What a version pins -------------------------------------------------------------------------
+# What a version keeps of its runtime ---------------------------------------------------------
 
 
 @promise("R1")
@@ -333,12 +333,12 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     function = operator.active("cat /app/word", runtime=name)
     assert operator.invoke(function)["stdout"] == "old"
 
-    # The name gets other files: existing versions are unaffected.
+    # The runtime gets other files: existing versions keep theirs.
     new = upload(operator, saying("new"))
     add(operator, name, image=new)
     assert operator.invoke(function)["stdout"] == "old"
 
-    # Any update uses the name's present runtime; a rollback returns to the former one.
+    # An update uses the present runtime of this name; a rollback returns to the former one.
     operator.good("PUT", of(function), {"description": "another"})
     operator.heard()
     assert operator.invoke(function)["stdout"] == "new"
@@ -349,7 +349,7 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     assert versions[0]["image_digest"] == f"sha256:{new}"
     assert versions[1]["image_digest"] != versions[0]["image_digest"]
 
-    # The name is removed: existing versions are unaffected by that, too.
+    # The runtime is removed: existing versions are unaffected.
     operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
     assert operator.invoke(function)["stdout"] == "old"
     operator.good("POST", f"{of(function)}/pause")
@@ -385,7 +385,7 @@ def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]
     api.good("DELETE", f"{RUNTIMES}/named", status=204)
     until(lambda: not list(images.iterdir()))
 
-    # The same files again: the launcher must not mount the removed directory.
+    # The same files are uploaded again: the launcher must not mount the directory that was removed.
     add(api, "again", image=upload(api, saying("kept")))
     assert api.invoke(api.active("cat /app/word", runtime="again"))["stdout"] == "kept"
 

@@ -1,4 +1,6 @@
-"""Fuzzes the server by its own OpenAPI document, briefly; `scripts/soak fuzz` does it for long."""
+"""Fuzzes the server by its own OpenAPI document for a short time; `scripts/soak fuzz` does this for
+long.
+"""
 
 import pytest
 

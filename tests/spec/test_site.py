@@ -26,7 +26,7 @@ def test_the_site_is_built_without_a_warning_or_a_dead_link() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The minimum from which a site can be built."""
+    """A checkout with only the files that a build of the site needs."""
     for name in ("docs/site", "docs/pictures"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("ui/src/icon.svg", "src/quiltfn/__init__.py", "requirements/docs.txt"):
@@ -48,7 +48,7 @@ DEAD = {
 
 
 def test_what_leads_nowhere_ends_the_build_and_leaves_the_site(checkout: Path) -> None:
-    """All faults in one build, which reports each of them."""
+    """A build with several faults reports all of them, fails, and leaves the site as it was."""
     before = checkout / build.OUT / "index.html"
     before.parent.mkdir()
     before.write_text("before")

@@ -21,7 +21,7 @@ BURN = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"
 
 
 def stats_of(api: Api, function_id: str, calls: int) -> dict[str, Any]:
-    """A function's statistics in the list, once it has this many invocations."""
+    """The function's statistics in the list, once they count this many invocations."""
 
     def found() -> dict[str, Any] | None:
         shown = api.good("GET", f"{STATS}?window=600")["functions"]
@@ -119,8 +119,8 @@ def acme() -> Iterator[tuple[Server, Api, Api]]:
 
 
 def test_processor_time_is_measured(acme: tuple[Server, Api, Api]) -> None:
-    """It includes what the handler's shell reports, and the time for start and cleanup; for a
-    sleeping handler, only the latter.
+    """The CPU time includes what the handler's shell reports, and the time for start and cleanup. A
+    sleeping handler only has the latter.
     """
     server, operator, _ = acme
     key = operator.good("POST", "/api/keys", {"tenant": "burner", "scope": "write"}, 201)["key"]
@@ -144,7 +144,7 @@ def test_processor_time_is_measured(acme: tuple[Server, Api, Api]) -> None:
 
 
 def own_seconds(times: str) -> float:
-    """The time that a shell's `times` reports."""
+    """The CPU seconds that `times` in a shell reports."""
     user, system = times.splitlines()[0].split()
     return sum(
         60 * int(one.partition("m")[0]) + float(one.partition("m")[2].rstrip("s"))
@@ -203,7 +203,7 @@ def test_only_an_operator_sets_a_quota_and_sees_another_s(keyed: Keyed) -> None:
     path, reader, admin = f"/api/tenants/{name}/quota", *map(partial(keyed.caller, name), SCOPED)
     for caller in (reader, admin):
         assert caller.good("GET", path)["tenant_id"] == name
-        for other in ("default", new_name()):  # an existing tenant, and a nonexistent one
+        for other in ("default", new_name()):  # an existing tenant, and one that does not exist
             is_error(caller("GET", f"/api/tenants/{other}/quota"), "FORBIDDEN", 403)
         for method in ("PUT", "DELETE"):
             is_error(caller(method, path, {}), "FORBIDDEN", 403)

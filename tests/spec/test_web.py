@@ -1,4 +1,4 @@
-"""Dashboard and documentation as requested by a browser: their paths, parts, and permissions."""
+"""Dashboard and documentation, as a browser requests them: their paths, parts, and permissions."""
 
 import re
 from urllib.parse import urljoin
@@ -21,7 +21,7 @@ documented = pytest.mark.skipif(
 
 
 def parts_of(page: str) -> list[str]:
-    """The addresses in a page, unchanged."""
+    """The addresses in a page, exactly as written."""
     return re.findall(r'(?:src|href)="([^"]+\.(?:js|css|svg))"', page)
 
 
