@@ -1,4 +1,4 @@
-"""Checks that a page is usable for everybody."""
+"""Checks that everybody can use a page."""
 
 from typing import Any, Literal
 
@@ -10,13 +10,14 @@ from browser.pictures import Camera
 
 GRAVE = ("serious", "critical")
 ALL: dict[str, Any] = {"resultTypes": ["violations"]}
-# What depends on colours; all else is the same as in light, and would be found there.
+# The rules that depend on colours. All other rules are checked in the light scheme, and have the
+# same results in the dark one.
 COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 SCHEMES: dict[Literal["light", "dark"], dict[str, Any]] = {"light": ALL, "dark": ALL | COLOURS}
 
 
 def grave_findings(page: Page, options: dict[str, Any] = ALL) -> list[str]:
-    """Axe's serious and critical findings: the rule, and the elements that break it."""
+    """Axe's serious and critical findings: each names the rule, and the elements that break it."""
     return [
         f"{rule['id']}: {node['html'][:300]}"
         for rule in Axe().run(page, options=options).response["violations"]

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-# The headless shell starts in a third of the time, and uses half of the memory, of the full
+# The headless shell takes a third of the time to start, and half of the memory, of the full
 # browser.
 CHROMIUM = "/usr/bin/chromium-headless-shell"
 NO_HOST = ("data", "blob", "about")
@@ -23,7 +23,7 @@ addEventListener("securitypolicyviolation", (event) => console.error(
 
 
 def why_no_browser() -> str | None:
-    """Why no browser can be started here; None: one can."""
+    """The reason why no browser can be started here; None: it can."""
     return None if os.access(CHROMIUM, os.X_OK) else f"needs {CHROMIUM}"
 
 
@@ -38,10 +38,10 @@ def launched() -> Iterator[Browser]:
 
 
 class Complaints:
-    """What is observed of every page of a context, from its first byte on.
+    """Collects what goes wrong in every page of a context, from its first byte on.
 
     `errors`: errors and warnings of the console, and uncaught exceptions. `violations`: what the
-    content security policy refused. `strangers`: requested addresses on other hosts.
+    content security policy refused. `strangers`: addresses of other hosts that were requested.
     """
 
     def __init__(self, context: BrowserContext, own: str) -> None:

@@ -40,7 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Server]:
-    """The shared server. Tests use unique names, and may leave what they have created."""
+    """A server that tests share. They must use unique names, and may leave what they have
+    created.
+    """
     with watched() as server:
         yield server.start()
 
@@ -51,7 +53,8 @@ def _browsers() -> Iterator[Lasting[Browser]]:
         yield browsers
 
 
-# Not for the whole session: while the browser is open, no other test can have its own event loop.
+# The scope is not the session: while the browser is open, no other test can have an event loop of
+# its own.
 @pytest.fixture(scope="module")
 def chromium(_browsers: Lasting[Browser], request: pytest.FixtureRequest) -> Iterator[Browser]:
     with _browsers.lent(request) as browser:
@@ -60,13 +63,13 @@ def chromium(_browsers: Lasting[Browser], request: pytest.FixtureRequest) -> Ite
 
 @pytest.fixture
 def expected() -> list[str]:
-    """Patterns of complaints that a test causes on purpose."""
+    """Patterns of the complaints that a test causes on purpose."""
     return []
 
 
 @contextmanager
 def watched_page(browser: Browser, url: str, expected: list[str], **more: Any) -> Iterator[Page]:
-    """A page in its own context; at the end only `expected` complaints may have occurred."""
+    """A page in a context of its own. At the end, only `expected` complaints may have occurred."""
     context = browser.new_context(base_url=url, **(SEEN_AS | more))
     complaints = Complaints(context, url)
     try:
@@ -80,7 +83,7 @@ def watched_page(browser: Browser, url: str, expected: list[str], **more: Any) -
 
 @pytest.fixture
 def deployed(site: Server) -> Iterator[Callable[..., Function]]:
-    """Deploys functions, which are deleted once no page is open any more."""
+    """Deploys functions, and deletes them after the test's pages were closed."""
     made: list[Function] = []
 
     def deploy(handler: str, **fields: Any) -> Function:
@@ -96,8 +99,8 @@ def deployed(site: Server) -> Iterator[Callable[..., Function]]:
 def open_page(
     chromium: Browser, site: Server, expected: list[str], deployed: Callable[..., Function]
 ) -> Iterator[Callable[..., Page]]:
-    """Opens pages, each in its own context, with the options of `Browser.new_context`."""
-    del deployed  # requested only to end after the pages
+    """Opens pages, each in a context of its own, with the options of `Browser.new_context`."""
+    del deployed  # this fixture is requested so that it ends after the pages
     with ExitStack() as stack:
         yield lambda url=site.url, **more: stack.enter_context(
             watched_page(chromium, url, expected, **more)
@@ -106,7 +109,7 @@ def open_page(
 
 @pytest.fixture(scope="session")
 def keyed() -> Iterator[Keyed]:
-    """A shared server with keys: tests must use tenants of their own."""
+    """A server with keys that tests share; each must use tenants of its own."""
     with watched() as server:
         key = make_key(server, "--tenant", "default", "--scope", "operator")["key"]
         server.start()
@@ -115,7 +118,7 @@ def keyed() -> Iterator[Keyed]:
 
 @pytest.fixture
 def open_as(open_page: Callable[..., Page], keyed: Keyed) -> Callable[..., Page]:
-    """Opens pages of the server with keys, signed in with a key."""
+    """Opens pages of the server with keys, signed in with the given key."""
 
     def opened(key: str, **more: Any) -> Page:
         page = open_page(keyed.server.url, **more)
@@ -132,7 +135,7 @@ def page(open_page: Callable[..., Page]) -> Page:
 
 @pytest.fixture
 def wire(site: Server) -> Iterator[Wire]:
-    """A connection to the server that can be cut; pages that use it open its port."""
+    """A connection to the server that can be cut. A page uses it by opening its port."""
     address = urlsplit(site.url)
     with wire_to(str(address.hostname), int(address.port or 0)) as wire:
         yield wire
@@ -146,6 +149,6 @@ def camera(request: pytest.FixtureRequest) -> Camera:
 
 @pytest.fixture(scope="session")
 def scene(site: Server) -> Scene:
-    """The shared data on the server, created once. Tests must not change it."""
+    """The functions and invocations that tests share. Tests must not change them."""
     with Client(site.url) as client:
         return make_scene(client)

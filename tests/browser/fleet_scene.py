@@ -1,4 +1,4 @@
-"""Nodes of a fleet with their own PostgreSQL, for pages that show them."""
+"""Nodes of a fleet with their own PostgreSQL, for pages that show nodes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ SHOP = {"resize-pictures": 8, "send-invoice": 4, "price-feed": 4, "search-index"
 
 @contextmanager
 def fleet_of(directory: Path, names: Sequence[str]) -> Iterator[list[Server]]:
-    """Running nodes with these names. `directory` gets their files."""
+    """Runs nodes with these names. `directory` gets their files."""
     with postgresql.started() as cluster, ExitStack() as stack:
         cluster.create("fleet")
 
@@ -29,8 +29,8 @@ def fleet_of(directory: Path, names: Sequence[str]) -> Iterator[list[Server]]:
 
 
 def open_shop(nodes: Sequence[Server], seconds: float) -> None:
-    """Deploy functions of a shop with instances on all nodes, some of them busy for this many
-    seconds from now on.
+    """Deploys the functions of a shop, with instances on all nodes. Some instances are busy for
+    this many seconds from now on.
     """
     first, running, made = nodes[0], [], {}
     for number, (name, most) in enumerate(SHOP.items()):

@@ -4,7 +4,7 @@ from playwright.sync_api import Page, expect
 
 from browser.pictures import HEIGHT, WIDTHS
 
-# Rows that intentionally scroll sideways: they fade at the side where they continue.
+# Excludes rows that scroll sideways on purpose: they fade at the side on which they continue.
 MISFITS = """
 () => {
   const found = [], width = document.documentElement.clientWidth;
@@ -58,8 +58,8 @@ MISFITS = """
 
 
 def misfits(page: Page) -> list[str]:
-    """Elements that are outside of the window, cut off, or wider than their parent, at each of the
-    widths.
+    """The elements that are outside of the window, cut off, or wider than their parent, at each of
+    the widths.
     """
     before, found = page.viewport_size, list[str]()
     expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)

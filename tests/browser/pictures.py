@@ -1,4 +1,4 @@
-"""Pictures of pages, to be looked at by people."""
+"""Pictures of pages for people to look at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ HEIGHT = 900
 
 @dataclass(frozen=True)
 class Camera:
-    """Takes pictures into `directory`; None: takes none."""
+    """Takes pictures into `directory`; takes none if it is None."""
 
     directory: Path | None
 

@@ -65,8 +65,8 @@ ENVIRONMENT = {"SHOP_REGION": "eu-west", "MAIL_FROM": "shop@example.com"}
 
 @dataclass(frozen=True)
 class Scene:
-    """What was created. `functions`: ids by name. `calls`: the part after #/ of the address
-    of an invocation's page, by a label such as "timeout".
+    """The objects that were created. `functions`: ids by name. `calls`: the part after #/ of the
+    address of an invocation's page, by a label such as "timeout".
     """
 
     functions: Mapping[str, str]
@@ -74,7 +74,7 @@ class Scene:
 
 
 def archive_of(files: Mapping[str, str | bytes]) -> bytes:
-    """A tar archive with these files."""
+    """A tar archive of these files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, text in files.items():
@@ -158,7 +158,7 @@ def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:
         record = functions_of.invoke(name, payload, timeout_seconds=timeout_seconds)
         return record.invocation_id
 
-    # While an invocation runs, the next one finds no ready instance.
+    # The first invocation occupies the only instance, so the next one finds none that is ready.
     with ThreadPoolExecutor(1) as beside:
         held = beside.submit(invoke, "make-thumbnail", {"key": CUPS[0], "seconds": 4})
         while not functions_of.get_pool("make-thumbnail").busy_count:

@@ -23,7 +23,9 @@ LARGEST_BYTES = 120_000
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture. `path`: of its page after #/. `scheme`: light or dark. Sizes in pixels."""
+    """A picture to take. `path`: the part of the page's address after #/. `scheme`: light or dark.
+    Sizes are in pixels.
+    """
 
     name: str
     path: Callable[[Scene], str]
@@ -49,14 +51,14 @@ NODES = ("north", "east", "south")
 BUSY_S = 8.0
 
 
-SEEN_MS = 2_500  # so that animations have ended
-CUSTOMERS_S = 20.0  # seconds for which functions are invoked before the first picture
+SEEN_MS = 2_500  # animations have ended by then
+CUSTOMERS_S = 20.0  # how many seconds functions are invoked before the first picture
 BUSY = ("make-thumbnail", "make-thumbnail", "make-thumbnail", "send-invoice", "price-feed")
 
 
 @contextmanager
 def customers(url: str) -> Iterator[None]:
-    """Invoke some of the shop's functions now and then while it is open."""
+    """Invokes some of the shop's functions now and then during the block."""
     closed, chance = threading.Event(), random.Random(7)
 
     def shop() -> None:

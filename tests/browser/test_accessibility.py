@@ -1,4 +1,4 @@
-"""Every page, in light and in dark, is checked by axe and fits into windows of all sizes.
+"""Axe checks every page, in light and in dark, and every page must fit into windows of all sizes.
 
 The windows are those of a laptop, a tablet and a phone. Pictures are taken on request.
 """
@@ -16,7 +16,7 @@ from quiltfn.api.routes import web
 
 pytestmark = promise("A52")
 
-# Name of a page → its path after #/, in which {} are an invocation or function of the scene.
+# The pages by name: each has the part of its address after #/, for the objects of the scene.
 PAGES: dict[str, Callable[[Scene], str]] = {
     "functions": lambda _: "",
     "new-function": lambda _: "functions/new",
@@ -47,7 +47,7 @@ PAGES: dict[str, Callable[[Scene], str]] = {
 }
 
 
-# Parts of the documentation that pages lead to.
+# The page of the documentation to which each of these pages links.
 LEADS_TO = {
     "function-schedules": "/docs/how-to/schedules.html",
     "keys-open": "/docs/how-to/keys.html",

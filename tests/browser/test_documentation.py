@@ -91,7 +91,7 @@ def test_a_form_says_what_its_fields_take(open_page: Open) -> None:
         expect(section.get_by_label(name, exact=True)).to_have_attribute(
             "placeholder", re.compile(words)
         )
-    # On a phone, a field has a line of its own, or it would be unreadable.
+    # On a phone, a field must have a line of its own to be readable.
     box = section.get_by_label("function_id", exact=True).bounding_box()
     assert box is not None
     assert box["width"] > 300
@@ -127,7 +127,7 @@ def test_what_helps_comes_before_what_explains_how_it_came_to_be(open_page: Open
 
 def test_a_page_can_be_read_by_everybody(open_page: Open) -> None:
     page = open_page(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
-    # The longest pages have no other elements, and axe takes long for them.
+    # The longest pages have only elements that other pages have, and axe takes long for them.
     long = ("reference/settings.html", "api/calls.html")
     for name in ("", "reference/keep-alive.html", "api/keys.html", *long):
         page.goto(f"/docs/{name}")

@@ -19,13 +19,13 @@ from timeouts import scaled
 pytestmark = promise("N60")
 
 OpenPage = Callable[..., Page]
-SOON_MS = scaled(15) * 1000  # a heartbeat, and the page's next look
+SOON_MS = scaled(15) * 1000  # time for a heartbeat, and for the page to fetch the nodes again
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    """The nodes `one` and `two`. Both have an instance of resize-pictures. Except for the last one,
-    tests leave both nodes ready.
+    """The nodes `one` and `two`, which both have an instance of resize-pictures. All tests but the
+    last one must leave both nodes ready.
     """
     with fleet_of(tmp_path_factory.mktemp("fleet"), ("one", "two")) as (first, second):
         function = first.deploy(WAITS, name="resize-pictures", max_instances=4)
@@ -98,13 +98,15 @@ def test_a_node_is_told_what_to_do_and_asked_about_first(
     assert state_of(first_node, "two") == "draining"
     page.goto("/ui/#/fleet")
     expect(row_of(page, "Nodes", "two")).to_contain_text("draining")
-    page.get_by_role("button", name="Drain one").click()  # the last node that accepts invocations
+    # this is the last node that accepts invocations
+    page.get_by_role("button", name="Drain one").click()
     expect(page.get_by_role("dialog")).to_contain_text("No other node takes calls")
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Uncordon two").click()
     expect(row_of(page, "Nodes", "two")).to_contain_text("ready")
     page.goto("/ui/#/fleet/two")
-    page.get_by_role("button", name="Cordon two").click()  # nothing is lost: no question
+    # cordoning loses nothing, so the page does not ask
+    page.get_by_role("button", name="Cordon two").click()
     expect(page.get_by_text("It starts no queued invocations and accepts none")).to_be_visible()
     page.get_by_role("button", name="Uncordon two").click()
     expect(page.get_by_role("button", name="Cordon two")).to_be_visible()

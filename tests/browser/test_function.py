@@ -39,7 +39,7 @@ SECTIONS = ("", "settings", "versions", "scaling", "async", "schedules", "networ
 
 @pytest.fixture
 def function(site: Server) -> Callable[..., Function]:
-    """Creates functions with names of their own."""
+    """Creates functions, each with a unique name."""
     return site.deploy
 
 
@@ -113,7 +113,7 @@ def test_output_streams_and_escape_cancels(page: Page, function: Callable[..., F
     page.keyboard.press("Escape")
     expect(region(page, "Try it").get_by_role("status")).to_contain_text("cancelled")
     assert [one["status"] for one in slow.records().values()] == ["cancelled"]
-    # The payload that was sent is offered again, and opening another page loses nothing.
+    # The payload is still in the field, even after another page was open.
     page.get_by_role("link", name="Scaling").click()
     page.get_by_role("link", name="Overview").click()
     expect(region(page, "Output")).to_contain_text("step 2")
@@ -133,7 +133,7 @@ def test_an_answer_comes_into_sight_and_leaves_the_focus(
         expect(page.get_by_label("Log")).to_be_in_viewport(ratio=1)
         expect(region(page, "Try it").get_by_role("status")).to_be_in_viewport(ratio=1)
         expect(button).to_be_focused()
-        # If there are two, each says which one it is.
+        # Since there are two texts, each shows its name.
         for name in ("Output", "Log"):
             named = "(one) => getComputedStyle(one, '::before').content"
             assert page.get_by_label(name).evaluate(named) == f'"{name}"'
@@ -214,7 +214,9 @@ def test_it_is_paused_resumed_and_deleted(page: Page, function: Callable[..., Fu
 
 
 def test_what_others_do_is_seen_at_once(page: Page, function: Callable[..., Function]) -> None:
-    """The fastest of several tries: delays by other processes on the machine don't count."""
+    """The fastest of several attempts counts, since other processes on the machine may delay
+    some.
+    """
     fn = function("echo hi")
     open_at(page, fn)
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
@@ -304,7 +306,7 @@ def test_a_failed_version_is_known_after_a_redeploy(page: Page, site: Server) ->
     row.get_by_role("button", name="Serve version 2").click()
     expect(page.get_by_role("alert")).to_contain_text("version 2 cannot serve")
     expect(page.get_by_text("failed: SyntaxError")).to_have_count(1)
-    # It can be dismissed, and is shown again when it occurs again.
+    # The message can be closed, and is shown again when the same error occurs again.
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_role("link", name="Code and settings").click()
@@ -392,7 +394,7 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
     expect(row).to_contain_text("v1 50 %, v2 50 %")
     expect(row).to_contain_text("taken back if more than 5 % of its calls fail")
     expect(versions.get_by_role("row", name=re.compile("^v2"))).to_contain_text("live 50 %")
-    # Beside a long name of the alias for invocations, and a project's runtime.
+    # The row also has to show an alias with a long name, and a project's runtime.
     share = {"version": 2, "weight": 0.5}
     long = f"{fn.path}/aliases/production"
     fn.server.call("PUT", long, {"version": 1, "also": share, "default": True})
@@ -402,7 +404,8 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
     fn.server.call("DELETE", long)
     page.reload()
 
-    # The alias is rolled back automatically from its second version, and the page is notified.
+    # The second version fails, so the alias is rolled back automatically, and the page must show
+    # that.
     alias = f"{fn.path}/aliases/live"
     for _ in range(60):
         fn.server.call("POST", f"{fn.path}/invoke?alias=live", {})
@@ -420,7 +423,7 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
 
 
 def runs_on(fn: Function) -> tuple[Any, ...]:
-    """The current version, and the versions that invocations run on by the default alias."""
+    """The current version, and the versions of the default alias: those that invocations run on."""
     now = fn.server.call("GET", fn.path).json()
     default = now["default_alias"]
     return now["current_version"], default["version"], default["also"]
@@ -457,7 +460,7 @@ def test_another_version_s_calls_stay(page: Page, function: Callable[..., Functi
         page.get_by_role("button", name="Undo").last.click()
         expect(facts).to_contain_text(back)
         assert runs_on(fn) == (2, 1, also)
-        # A version with other code gets all invocations, and its undo restores the split.
+        # A version with other code gets all invocations; undoing that restores the split.
         page.locator(".cm-content").first.press("Control+End")
         page.locator(".cm-content").first.press_sequentially("er")
         page.get_by_role("button", name="Save and deploy").click()
@@ -474,8 +477,8 @@ def test_another_version_s_calls_stay(page: Page, function: Callable[..., Functi
 def test_undo_after_serve_gives_no_call_to_a_version_that_had_none(
     page: Page, function: Callable[..., Function], also: dict[str, Any] | None
 ) -> None:
-    """The version made current is one that invocations run on already, after an automatic rollback,
-    or one of a split.
+    """The version that is made current is one that invocations run on already: after an automatic
+    rollback, or in a split.
     """
     fn = function("echo good")
     fn.server.call("PUT", fn.path, {"handler": "echo bad"})
@@ -526,7 +529,8 @@ def test_badges_of_versions_stay_on_one_line_on_a_telephone(
 ) -> None:
     fn = function("echo old")
     changes = {"handler": "echo new", "environment": {"A": "1"}, "memory_limit_mb": 512}
-    fn.server.call("PUT", fn.path, changes)  # a long text beside them, so that they have no room
+    # the texts beside the badges are so long that they leave no room
+    fn.server.call("PUT", fn.path, changes)
     shares = {"version": 1, "also": {"version": 2, "weight": 0.1}}
     fn.server.call("PUT", f"{fn.path}/aliases/live", shares)
     page = open_page(viewport={"width": 390, "height": 844})
@@ -547,7 +551,7 @@ def test_badges_of_versions_stay_on_one_line_on_a_telephone(
 def packed(
     site: Server, runtime: str, more: dict[str, str | bytes] | None = None, **modules: str
 ) -> None:
-    """Give a Python runtime these modules, `more` files, and nothing else."""
+    """Gives a Python runtime these modules, the files in `more`, and nothing else."""
     kind = {"content-type": "application/x-tar"}
     content = archive_of(
         {f"{name.replace('__', '/')}.py": text for name, text in modules.items()} | (more or {})
@@ -576,8 +580,8 @@ def test_a_replaced_runtime_is_told_until_the_next_update(page: Page, site: Serv
 
 
 def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
-    """No other button appears below the pointer. If the function's own code was edited, the dialog
-    is about its versions, not about a replaced runtime.
+    """After the first click, no other button may appear in the same place. If the function's own
+    code was edited, the dialog is about its versions, not about a replaced runtime.
     """
     packed(site, "edited-here", main=returning("first"))
     fn = site.deploy("main:handler", runtime="edited-here")
@@ -621,7 +625,9 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
 
 
 def compiled(directory: Path, path: str, text: str) -> dict[str, str | bytes]:
-    """The files of a module as the command line compiles it: its source is not read any more."""
+    """The files of a module after the command line compiled it. Python reads the compiled form, not
+    the source.
+    """
     source = directory / "source.py"
     source.write_text(text)
     made = py_compile.compile(
@@ -640,7 +646,7 @@ def test_the_code_is_read_changed_and_compared(page: Page, site: Server, tmp_pat
     fn = site.deploy("main:handler", runtime="edited")
     open_at(page, fn, "settings")
     code = page.locator(".open-file .cm-content")
-    expect(code).to_contain_text("def handler")  # the handler's file is open at once
+    expect(code).to_contain_text("def handler")  # the page opens the file with the handler
     expect(page.get_by_role("list", name="Files of this version")).not_to_contain_text("pyc")
     page.get_by_role("button", name="lib/more.py").click()
     expect(code).to_contain_text("word = 'first'")
@@ -667,7 +673,7 @@ def test_which_version_answers_is_said_while_another_is_deployed(page: Page, sit
     slow = "import subprocess; subprocess.run(['sleep', '60']); handler = lambda event: 'second'"
     code = page.locator(".open-file .cm-content")
     code.press("Control+A")
-    code.press_sequentially(slow)  # faster than the page draws
+    code.press_sequentially(slow)  # the typing is faster than the page draws
     expect(code).to_have_text(slow)
     page.keyboard.press("Control+Enter")
     expect(page.get_by_text("version 2 is being deployed; version 1 answers")).to_be_visible()
@@ -817,7 +823,7 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
     page.reload()
     refused = "Refused since the server started: 1 (method 1); the last one"
     expect(page.get_by_text(refused)).to_be_visible()
-    # The list of refusals is not part of what the form sends.
+    # The list of refusals must not be sent as part of the form.
     page.get_by_label("Stream the answer").check()
     page.get_by_role("button", name="Save").last.click()
     expect(page.get_by_text("The URL was changed.")).to_be_visible()
@@ -837,7 +843,7 @@ def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
         page.get_by_label("Scheme").select_option(scheme)
         page.get_by_role("button", name="Generate").click()
         secret = page.get_by_label("Secret").input_value()
-        # It is sent when it is saved.
+        # The secret is only stored when the form is saved.
         assert secret not in fn.server.call("GET", f"{fn.path}/url?reveal=true").text
         page.get_by_role("button", name="Save").last.click()
         expect(page.get_by_text(re.compile("has a URL|The URL was changed")).last).to_be_visible()
@@ -851,7 +857,7 @@ def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
         assert "delivered" in delivered(str(line.text_content()))
         forged = str(line.text_content()).replace('--data-binary "$body"', "--data-binary forged")
         assert "401" in delivered(forged)
-    # Other settings are saved without the secret, which stays as it was.
+    # The form sends other settings without the secret, which must stay as it was.
     page.reload()
     page.get_by_label("Methods", exact=True).fill("POST")
     page.get_by_label("Methods", exact=True).press("Enter")
@@ -861,7 +867,7 @@ def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
 
 
 def delivered(line: str) -> str:
-    """The output of a shell command that the page shows."""
+    """The output of a shell command that the page shows, which sends a request to the webhook."""
     asked = subprocess.run(
         ["sh", "-c", line], check=True, capture_output=True, text=True, timeout=scaled(30)
     )

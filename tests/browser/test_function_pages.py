@@ -51,7 +51,7 @@ def test_a_page_follows_its_relative_links_and_fetches_its_own_url(
         ("data", JSON_POST, "POST /data {}"),
     ):
         assert page.evaluate(FETCH, [url, options]) == reply
-    # The API, and a URL with a CORS rule, stay out of its reach.
+    # The page cannot reach the API, or a URL with a CORS rule.
     for url in ("/api/functions", "/fn/default/with-rule/data"):
         assert "Failed to fetch" in page.evaluate(FETCH, [url, {}])
     assert page.evaluate("self.origin") == "null"

@@ -16,7 +16,7 @@ pytestmark = promise("A72")
 
 MANY = 10_000
 SLOWEST_MS = 200
-# The time from pressing a key or a button until its whole effect is on the screen.
+# Measures the time from pressing a key or a button until the whole effect is on the screen.
 NOTE_DELAYS = """
 window.delays = [];
 new PerformanceObserver((list) => {
@@ -127,7 +127,7 @@ def test_rows_are_sorted_and_walked_with_the_keyboard(page: Page, site: Server) 
     expect(page.get_by_role("columnheader", name="Name")).to_have_attribute(
         "aria-sort", "ascending"
     )
-    # The whole list is one stop of Tab; inside it, the arrow keys move.
+    # Tab reaches the list once; inside the list, the arrow keys move.
     assert [names.nth(n).get_attribute("tabindex") for n in range(3)] == ["0", "-1", "-1"]
     names.first.focus()
     page.keyboard.press("ArrowDown")
@@ -160,7 +160,7 @@ def test_a_server_without_functions_teaches_how_to_make_one(
 
 
 def multiply(server: Server, functions: int) -> None:
-    """Add this many functions to the database of a stopped server that has one function."""
+    """Adds copies of the only function to the database of a stopped server."""
     with sqlite3.connect(server.data_dir / "quiltfn.db") as database:
         for table, own in (("function", ("id", "name")), ("version", ("id", "function_id"))):
             columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
@@ -220,7 +220,7 @@ def test_a_long_name_of_a_runtime_stays_in_its_column(page: Page, site: Server) 
     name = new_name()
     site.call("POST", "/api/functions", {"name": name, "handler": "echo", "runtime": runtime})
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(f"{site.url}/ui/#/?q={name}")  # the list draws only the rows in sight
+    page.goto(f"{site.url}/ui/#/?q={name}")  # the list only draws rows that are in sight
     cells = row_of(page, name).get_by_role("cell")
     expect(cells.nth(1)).to_have_attribute("title", runtime)
     height = cells.nth(1).evaluate("one => one.getBoundingClientRect().height")

@@ -1,4 +1,4 @@
-"""Checks of the test harness: errors in a page are noticed."""
+"""Checks of the tests' own harness: it must notice errors in a page."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ DASHBOARD = "/ui/"
 
 @pytest.fixture
 def heard(chromium: Browser, site: Server) -> Iterator[tuple[Page, Complaints]]:
-    """The dashboard, and the complaints about it."""
+    """The dashboard in a page, and the complaints about it."""
     context = chromium.new_context(base_url=site.url)
     complaints = Complaints(context, site.url)
     page = context.new_page()

@@ -1,4 +1,6 @@
-"""Hostile text from callers, handlers and files: nothing in it runs, and the page stays usable."""
+"""Hostile text from callers, handlers and files: nothing in it may run, and the page must stay
+usable.
+"""
 
 import json
 import re
@@ -46,7 +48,7 @@ class Hostile:
 
 @pytest.fixture(scope="module")
 def hostile(site: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
-    """A function of which every field that its owner may choose is hostile."""
+    """A function with hostile text in every field that its owner can set."""
     archive = Path(tmp_path_factory.mktemp("hostile"), "files.tar")
     name = "<img src=x onerror=hacked()>.py"
     archive.write_bytes(archive_of({"trap.py": PYTHON, name: "", "a\u202egpj.sh": ""}))
@@ -81,8 +83,8 @@ HOSTILE_VALUE = MARKUP + BIDI
 
 
 def is_unharmed(page: Page) -> None:
-    """Check that nothing ran, that the document has nothing that could run, and that the text is
-    shown.
+    """Checks that nothing ran, that the document has no element that could run, and that the text
+    is shown.
     """
     assert page.evaluate("() => window.hacked") is None
     main = page.get_by_role("main")
@@ -132,8 +134,8 @@ def test_hostile_text_can_be_replayed_and_edited(page: Page, hostile: Hostile) -
     page.goto(f"/ui/#/functions/{hostile.function.id}/invocations/{hostile.failed}")
     page.get_by_role("button", name="Replay").click()
     box = page.get_by_role("dialog").get_by_label("Payload")
-    # A browser's text field has neither bell nor carriage return; what was not edited is sent as it
-    # was stored.
+    # A text field drops characters such as bell and carriage return. Text that was not edited must
+    # be sent as it was stored.
     assert "<script>" in box.input_value()
     page.get_by_role("dialog").get_by_role("button", name="Replay").click()
     expect(page.get_by_role("link", name=hostile.failed)).to_be_visible()
@@ -156,7 +158,7 @@ def test_a_line_of_a_megabyte_is_shown_at_once(page: Page, site: Server, text: s
     took = time.monotonic() - before
     is_unharmed(page)
     fn.delete()
-    # As one paragraph it would take ten seconds on an idle machine.
+    # If the page showed the text as one paragraph, this would take ten seconds on an idle machine.
     assert took < scaled(3), f"{took:.1f} s"
 
 

@@ -60,7 +60,9 @@ def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
 def test_attempts_are_listed(page: Page, scene: Scene) -> None:
     page.goto(f"/ui/#/{scene.calls['retried']}")
     rows = page.get_by_role("region", name="Attempts").get_by_role("row")
-    expect(rows).to_have_count(7)  # the head, and for each attempt the reason why it failed
+    # the head of the table, and two rows for each attempt: the second gives the reason of its
+    # failure
+    expect(rows).to_have_count(7)
     expect(rows.nth(5)).to_contain_text("failed")
     expect(rows.nth(6)).to_have_text("the handler exited with code 4: card declined by issuer")
     log = page.get_by_role("region", name="Log of attempt 2", exact=True)
@@ -68,7 +70,8 @@ def test_attempts_are_listed(page: Page, scene: Scene) -> None:
     rows.nth(4).get_by_text("Log", exact=True).click()
     expect(log).to_have_text("card declined by issuer")
     log = page.get_by_role("region", name="Log", exact=True)
-    expect(log).to_have_text("card declined by issuer")  # the last attempt's, below
+    # the page shows the log of the last attempt
+    expect(log).to_have_text("card declined by issuer")
 
 
 def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:
@@ -79,7 +82,7 @@ def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:
     page.keyboard.press("/")
     expect(find).to_be_focused()
     find.fill("✓ A")
-    expect(output.locator("mark")).to_have_count(4)  # two matches, each across two colors
+    expect(output.locator("mark")).to_have_count(4)  # both matches extend over two colors
     find.press("Enter")
     expect(page.get_by_text("2 of 2")).to_be_visible()
     expect(output.locator("mark.current").last).to_have_text(" a")
@@ -211,9 +214,9 @@ def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
     expect(output).to_have_text("other")
     page.goto(page_of(fn, record["invocation_id"]))
     page.get_by_role("button", name="Call again").click()
-    expect(payload).to_have_value("")  # this tab did not send the invocation's payload
+    expect(payload).to_have_value("")  # the payload was not sent by this tab, so it is unknown
     expect(page.get_by_text("What that call was given was not kept.")).to_be_visible()
-    expect(output).to_have_count(0)  # another invocation's output
+    expect(output).to_have_count(0)  # the page must not show the output of another invocation
     page.go_back()
     expect(page.get_by_text("only where the function's setting keep_input is all")).to_be_visible()
     page.get_by_role("button", name="Keep inputs from now on").click()

@@ -18,7 +18,7 @@ MANY = 420
 
 @pytest.fixture(scope="module")
 def busy(site: Server) -> Function:
-    """A function with several pages of invocations."""
+    """A function with so many invocations that the list has several pages."""
     fn = site.deploy("exit $QUILT_PAYLOAD", name="busy-one", max_instances=4)
     wait([site.later(fn.invoke, str(int(n % 10 == 0))) for n in range(MANY)])
     return fn
@@ -127,7 +127,7 @@ def test_filters_fold_on_a_telephone(open_page: Callable[..., Page], busy: Funct
     page.get_by_label("Status").select_option("failed")
     expect(count(page)).to_have_text(str(MANY // 10))
     expect(page.get_by_role("button", name="Filters (2)")).to_be_visible()
-    # The current page's link is beyond the faded edge.
+    # The link of the current page must be visible before the faded edge.
     here = page.get_by_role("link", name="Invocations", exact=True).bounding_box()
     row = page.get_by_role("navigation", name="Pages").bounding_box()
     assert here is not None

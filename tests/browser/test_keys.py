@@ -21,7 +21,9 @@ OpenAs = Callable[..., Page]
 
 
 def make(page: Page, label: str, scope: str, ends: str) -> str:
-    """Create a key with the form; return its secret. The window with the secret stays open."""
+    """Creates a key with the form; returns the secret. The window that shows the secret stays
+    open.
+    """
     page.get_by_role("button", name="New key").click()
     form = page.get_by_role("form", name="New key")
     form.get_by_label("Label").fill(label)

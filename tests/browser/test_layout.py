@@ -1,4 +1,4 @@
-"""Names of maximum length leave every control within reach."""
+"""Every control is within reach even if names have the maximum length."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ SECTIONS = (
 
 @pytest.fixture
 def long_names(site: Server, deployed: Callable[..., Function]) -> Function:
-    """A function whose names, and those of its objects, have the maximum length."""
+    """A function with a name of the maximum length, and objects with such names."""
     other = deployed("true", name=f"o{LONG}")
     function = deployed(f"echo {LONG * 4} >&2; exit 1", name=f"f{LONG}", description="W" * 1024)
     with Client(site.url) as client:

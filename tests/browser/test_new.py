@@ -1,4 +1,4 @@
-"""The page that creates a function: from code to its first result."""
+"""The page to create a function: from its code to its first result."""
 
 import re
 from collections.abc import Callable
@@ -18,12 +18,12 @@ pytestmark = promise("A73")
 
 @pytest.fixture
 def page(open_page: Callable[..., Page]) -> Page:
-    """A page with a clipboard."""
+    """A page that may use the clipboard."""
     return open_page(permissions=["clipboard-read", "clipboard-write"])
 
 
 def write(page: Page, code: str) -> None:
-    """Paste into the editor in place of its content."""
+    """Replaces the content of the editor with this code, by pasting."""
     expect(page.locator("q-code .cm-content")).to_be_visible()
     page.evaluate("(code) => navigator.clipboard.writeText(code)", code)
     page.get_by_role("textbox", name="Code").click()
@@ -98,14 +98,14 @@ def test_a_draft_is_kept_and_what_was_made_has_its_own_address(page: Page, site:
     answer = page.get_by_role("region", name="Answer")
     expect(answer).to_contain_text("failed", timeout=scaled(20_000))
     expect(answer).to_be_in_viewport(ratio=1)
-    # A failed invocation is not shown as a completed step.
+    # A failed invocation must not be shown as a completed step.
     progress = page.get_by_role("list", name="Progress")
     expect(progress.get_by_text("Call broken")).to_be_attached()
     expect(progress.get_by_text("Call done")).to_have_count(0)
     assert not page.evaluate(ASKS_BEFORE_IT_LEAVES)
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     expect(page).to_have_url(re.compile(f"#/functions/{made['id']}$"))
-    # Deploying again does not rename anything.
+    # The function keeps its name when it is deployed again.
     expect(page.get_by_label("Name")).not_to_be_editable()
     expect(page.get_by_text("The function exists: rename it on its page")).to_be_visible()
     page.get_by_label("Payload").fill("sent next")
@@ -123,7 +123,7 @@ def test_a_draft_is_kept_and_what_was_made_has_its_own_address(page: Page, site:
 
 
 def test_the_answer_before_stays_in_its_place_until_the_next_one_is_there(page: Page) -> None:
-    page.emulate_media(reduced_motion="reduce")  # scrolls without an animation
+    page.emulate_media(reduced_motion="reduce")  # the page then scrolls without an animation
     page.goto("/ui/#/functions/new")
     page.get_by_label("Name").fill(new_name())
     page.get_by_label("Language").select_option("shell")
@@ -231,7 +231,9 @@ def test_what_is_wrong_is_said_and_only_the_rest_is_done_again(page: Page, site:
 
 
 def test_text_that_is_typed_over_a_selection_brings_no_styles(page: Page) -> None:
-    """The policy refuses styles, and the page's console would report that."""
+    """Pasted styles would violate the content security policy, and the console would report
+    that.
+    """
     page.goto("/ui/#/functions/new")
     code = page.locator("q-code .cm-content")
     code.press("Control+a")

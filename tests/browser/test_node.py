@@ -1,4 +1,4 @@
-"""The page of the machine, for operators."""
+"""The page about the machine, for operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OpenAs = Callable[..., Page]
 
 @pytest.fixture
 def busy(keyed: Keyed) -> tuple[Api, str]:
-    """An operator whose function has an instance; the name of the function."""
+    """A client of an operator, and the name of the operator's function, which has an instance."""
     tenant, name = new_name(), new_name()
     api = keyed.caller(tenant, "operator")
     function_id = api.active(name=name)
@@ -35,16 +35,16 @@ def test_an_operator_sees_the_machine(open_as: OpenAs, keyed: Keyed, busy: tuple
     expect(page.locator(".facts")).to_contain_text(f"version {__version__}")
     expect(page.locator(".facts")).to_contain_text(re.compile(r"started (now|\d+ (s|min) ago)"))
     memory = page.get_by_role("region", name="Memory")
-    expect(memory).to_be_visible()  # it moves what is beside it
+    expect(memory).to_be_visible()  # this region moves those beside it once it is loaded
     health = page.get_by_role("region", name="Health")
     expect(health).to_contain_text("ready")
     expect(health).to_contain_text(re.compile(r"disk.*[GM]iB free"))
     boxes = [one.bounding_box() for one in health.get_by_role("listitem").all()]
-    assert len({box["x"] for box in boxes if box}) == 1  # one below the other
+    assert len({box["x"] for box in boxes if box}) == 1  # all items are in one column
     expect(memory.get_by_role("img")).to_have_attribute(
         "aria-label", re.compile(r"[\d.]+ [KM]iB of [\d.]+ GiB are held")
     )
-    page.get_by_role("searchbox").fill(name)  # the page has only the rows in sight
+    page.get_by_role("searchbox").fill(name)  # the list only draws rows that are in sight
     row = page.get_by_role("table", name="Instances").get_by_role("row").filter(has_text=name)
     expect(row).to_contain_text("ready")
     expect(row).to_contain_text(re.compile(r"[KM]iB"))

@@ -14,7 +14,8 @@ pytestmark = promise("A56")
 
 def test_the_servers_own_and_ours_are_listed(page: Page, scene: Scene) -> None:
     assert scene
-    page.set_viewport_size({"width": 1280, "height": 3000})  # every row, also those of other tests
+    # a window that shows every row, including those of other tests
+    page.set_viewport_size({"width": 1280, "height": 3000})
     page.goto("/ui/#/runtimes")
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name="shop", exact=True))
     expect(row).to_contain_text("python")

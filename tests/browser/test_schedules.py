@@ -20,7 +20,7 @@ def function(deployed: Callable[..., Function]) -> Function:
 
 @pytest.fixture
 def hourly(site: Server, function: Function) -> Iterator[str]:
-    """The name of a schedule that a test may change or delete."""
+    """Creates a schedule that a test may change or delete; yields its name."""
     name = f"hourly-{function.id[-12:]}"
     whose = site.call("GET", function.path).json()["name"]
     body = {"name": name, "function": whose, "cron": "0 * * * *", "payload": "tea"}

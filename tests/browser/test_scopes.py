@@ -1,4 +1,6 @@
-"""The pages of the administration with a key of each scope, and the window with the shortcuts."""
+"""The administration's pages with a key of each scope, and the window that lists keyboard
+shortcuts.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ pytestmark = promise("A58")
 
 OpenAs = Callable[..., Page]
 SCOPES = ("read", "invoke", "write", "admin", "operator")
-# The scope that a page needs.
+# The scope that each page needs.
 NEEDS = {"usage": "read", "keys": "admin", "audit": "admin", "node": "operator"}
 
 

@@ -1,4 +1,4 @@
-"""The frame of every page: connection, key, theme, and a proxy in front."""
+"""The frame around every page: connection, key, theme, and a proxy in front of the server."""
 
 import os
 import re
@@ -24,7 +24,9 @@ pytestmark = promise("A74")
 
 
 def found(name: str) -> str:
-    """The list of functions with only this one: the page has only the rows in sight."""
+    """The address of the list of functions with only this one, since the list only draws rows in
+    sight.
+    """
     return f"/ui/#/?q={name}"
 
 
@@ -41,7 +43,7 @@ def test_a_lost_connection_is_shown_and_heals_with_what_was_missed(
     page.goto(found(name))
     expect(page.get_by_title("tenant default, scope operator")).to_be_visible()
     line(page, "live")
-    # The page's code is loaded: only the stream is cut.
+    # The code of the page is loaded by now, so the cut only affects the stream of events.
     expect(page.get_by_role("heading", name="Functions", exact=True)).to_be_visible()
     wire.cut()
     line(page, "lost")
@@ -69,7 +71,7 @@ def test_a_stream_that_is_silent_for_too_long_is_given_up(
 
 def test_without_streams_the_page_polls(open_page: Callable[..., Page], site: Server) -> None:
     page = open_page()
-    page.route("**/api/events*", lambda _route: None)  # it is never answered
+    page.route("**/api/events*", lambda _route: None)  # this request never gets a response
     page.clock.install()
     name = new_name()
     page.goto(found(name))
@@ -162,7 +164,8 @@ def test_an_address_that_is_no_page_says_so(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto("/ui/#/nowhere/at/all")
     expect(page.get_by_text("There is no such page.")).to_be_visible()
-    if web.files(web.DOCUMENTATION):  # on a telephone it is below the content
+    # On a phone, the link is below the content.
+    if web.files(web.DOCUMENTATION):
         link = page.get_by_role("contentinfo").get_by_role("link", name="Docs")
         expect(link).to_be_visible()
         assert page.request.get(link.evaluate("(one) => one.href")).status == 200
@@ -202,7 +205,7 @@ http {
 
 @pytest.fixture
 def below(site: Server) -> Iterator[str]:
-    """The address below which an nginx serves the dashboard: on a path, with compression."""
+    """The address below which an nginx serves the dashboard: with a path, and with compression."""
     if not Path(NGINX).exists():
         pytest.skip(f"needs {NGINX}")
     with short_dir() as root:
@@ -236,7 +239,7 @@ def test_it_works_below_the_path_of_a_proxy_that_compresses(
 
 
 def answer_with_another_main(route: Route) -> None:
-    """Serve the dashboard with another main module, as after an upgrade of the server."""
+    """Serves the dashboard with another main module, as after an upgrade of the server."""
     if route.request.is_navigation_request():
         route.continue_()
     else:
@@ -250,7 +253,7 @@ def test_the_page_reloads_after_an_upgrade_of_the_server(page: Page, expected: l
     page.goto("/ui/")
     expect(page.get_by_text("Live", exact=True)).to_be_attached()
     page.evaluate("window.isBefore = true")
-    # Its modules are gone, and the new dashboard has another main module.
+    # The upgraded server no longer has the old modules, and its dashboard has another main module.
     page.route(re.compile(r"/schedules-.*js$"), lambda route: route.fulfill(status=404), times=1)
     page.route(re.compile("/ui/$"), answer_with_another_main)
     page.get_by_role("link", name="Schedules").click()

@@ -1,4 +1,6 @@
-"""Usage: over time, by function, as a file, and beside the tenant's limits."""
+"""The page about usage: over time, by function, as a file, and compared with the tenant's
+limits.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ OpenAs = Callable[..., Page]
 
 @pytest.fixture
 def used(keyed: Keyed) -> tuple[Api, str]:
-    """The admin of a tenant whose two functions were invoked, and the tenant's name."""
+    """The admin of a tenant with two functions that were invoked, and the name of the tenant."""
     tenant = new_name()
     api = keyed.caller(tenant)
     good, bad = api.active(name="works"), api.active("exit 3", name="fails")

@@ -7,12 +7,12 @@ from threading import Event, Lock, Thread
 
 
 class Wire:
-    """Forwards bytes, in its own threads. `port`: the port for the browser."""
+    """Forwards bytes by threads of its own. `port`: the port to which the browser connects."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server_address = (host, port)
         self._lock = Lock()
-        self._connections: set[socket.socket] = set()  # both ends of each connection
+        self._connections: set[socket.socket] = set()  # the sockets of both ends of each connection
         self._is_cut = False
         self._passes = Event()
         self._passes.set()
@@ -22,18 +22,18 @@ class Wire:
         self._thread.start()
 
     def cut(self) -> None:
-        """End every connection and refuse new ones, until `mend`."""
+        """Ends every connection, and refuses new ones until `mend`."""
         with self._lock:
             self._is_cut = True
             for connection in self._connections:
                 _end(connection)
 
     def stall(self) -> None:
-        """Connections stay, but nothing is forwarded, as behind a router that lost its state."""
+        """Keeps connections open but forwards nothing, like a router that has lost its state."""
         self._passes.clear()
 
     def mend(self) -> None:
-        """Forward everything again, including what was held back."""
+        """Forwards everything again, including the data that was held back."""
         self._is_cut = False
         self._passes.set()
 
@@ -45,7 +45,7 @@ class Wire:
 
     def _accept(self) -> None:
         threads: list[Thread] = []
-        with self._listener, suppress(OSError):  # the proxy has ended
+        with self._listener, suppress(OSError):  # the listener is closed when the proxy ends
             while True:
                 threads.append(Thread(target=self._serve, args=[self._listener.accept()[0]]))
                 threads[-1].start()
@@ -77,7 +77,7 @@ class Wire:
 
 
 def _end(connection: socket.socket) -> None:
-    """Wake the threads that wait for the socket. Data that was written before still arrives."""
+    """Wakes the threads that wait for the socket. Data that was written before still arrives."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 

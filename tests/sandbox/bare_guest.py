@@ -1,4 +1,4 @@
-"""Runs the real guest in bare namespaces: without OCI runtime, control group and seccomp."""
+"""Runs the real guest in bare namespaces, without OCI runtime, control group and seccomp filter."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Outcome:
     """The result of one invocation, and the number of reads that the host needed for it."""
 
     end: End | None = None
-    stdout: bytes = b""  # as clients see it, with the result at the end
+    stdout: bytes = b""  # as clients see it: a separate result is at the end
     result: bytes = b""
     stderr: bytes = b""
     reads: int = 0
@@ -69,10 +69,10 @@ class Outcome:
 
 
 class BareGuest:
-    """One sandbox with the guest, and the host's end of its socket."""
+    """A sandbox with the guest. The test has the other end of the guest's socket."""
 
     def __init__(self, guest: Path, *options: str) -> None:
-        """`options`: arguments of the guest in addition to its usual three."""
+        """`options`: arguments of the guest, in addition to its usual three."""
         self.decoder = Decoder()
         self.waiting: list[Event] = []
         self.nonce = 41
@@ -103,7 +103,8 @@ class BareGuest:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         self.guest_pid = int(children.read_text())
         self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
-        # While this is open, the kernel does not reuse the number for another test's sandbox.
+        # While this file is open, the kernel does not use the number of the namespace for another
+        # test's sandbox.
         self.held = os.open(f"/proc/{self.guest_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -118,7 +119,9 @@ class BareGuest:
         self.close()
 
     def close(self) -> int:
-        """Closes the connection; returns the guest's exit status, once nothing is left."""
+        """Closes the connection; returns the guest's exit status after checking that no process is
+        left.
+        """
         self.socket.close()
         status = self.wait()
         left = self.processes() if self.held >= 0 else []
@@ -137,7 +140,7 @@ class BareGuest:
             raise
 
     def processes(self) -> list[int]:
-        """The host's pids of all processes in the sandbox, zombies included."""
+        """The pids on the host of all processes in the sandbox, including zombies."""
         found = []
         for entry in os.listdir("/proc"):
             if entry.isdigit():
@@ -193,7 +196,9 @@ class BareGuest:
         )
 
     def answer(self) -> Outcome:
-        """Reads up to CLEAN; checks that every frame belongs to the current invocation."""
+        """Reads until the frame CLEAN, and checks that every frame belongs to the current
+        invocation.
+        """
         answer, began = Outcome(), time.monotonic()
         out, err = bytearray(), bytearray()
         while True:
@@ -228,7 +233,7 @@ class BareGuest:
         return self.answer()
 
     def run(self, script: str, *, timeout_ms: int = 10_000) -> Outcome:
-        """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: each invocation can have another
-        handler.
+        """Runs a script as the handler of one invocation. The guest must be specialised with `sh -c
+        'eval "$SCRIPT"'`.
         """
         return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)

@@ -2,7 +2,7 @@
 maps, mounts /proc, /tmp and /dev/shm, and becomes the parent of pid 1. All mounts are in the new
 mount namespace, so they end with the guest.
 
-It is started for every guest, and has few imports, since they take most of its time.
+The program is started for every guest. It has few imports, since they would take most of its time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SANITIZER = {
     "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
 }
 SHELL_LIBRARY = f"{os.path.dirname(__file__)}/../../src/quiltfn/guest/bin/shell.so"
-# The path of the library in the sandbox, readable for all users.
+# The path of the shell's library in the sandbox, where all users can read it.
 SHOWN = "/mnt/shell.so"
 
 
@@ -36,11 +36,11 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
         check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
 
-    # Before /tmp is covered, since the checkout may be in it.
+    # The files are opened before /tmp is covered, since the checkout may be in it.
     binary = os.open(guest, os.O_RDONLY)
     with open(SHELL_LIBRARY, "rb") as file:
         library = file.read()
-    # User, PID, mount, IPC and network namespace.
+    # Creates a user, PID, mount, IPC and network namespace.
     check(libc.unshare(0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x40000000))
     os.write(tell, b"u")
     if os.read(heard, 1) != b"m":
@@ -60,14 +60,14 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     with open(SHOWN, "wb") as shown:
         shown.write(library)
     any_socket = libc.socket(2, 2, 0)  # AF_INET, SOCK_DGRAM
-    # SIOCSIFFLAGS, IFF_UP: as the runtime does
+    # SIOCSIFFLAGS with IFF_UP, as the OCI runtime does
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH22x", b"lo", 1))
     os.close(any_socket)
     for cap in range(64):
         if cap not in CAPABILITIES and cap != 8:
             libc.prctl(24, cap, 0, 0, 0)  # PR_CAPBSET_DROP
     check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    os.umask(0o077)  # not the guest's umask, so that the guest has to set its own
+    os.umask(0o077)  # differs from the guest's own umask, which the guest must set itself
     if binary <= 3 or control != 3:
         binary = os.dup2(binary, 200)
         os.dup2(control, 3)

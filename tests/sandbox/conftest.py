@@ -1,4 +1,4 @@
-"""The real guest, compiled as released and with sanitizers, once for all tests."""
+"""The real guest, compiled once for all tests: as released, and with sanitizers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def empty(guest: Path) -> Iterator[BareGuest]:
-    """A guest that has sent only its hello."""
+    """A guest that has only sent its hello so far."""
     with BareGuest(guest) as started:
         yield started
         assert started.close() != SANITIZER_EXIT

@@ -1,7 +1,7 @@
-"""A launcher with a server that the test controls: it runs code that the test sends.
+"""A launcher whose server is under the test's control: it runs code that the test sends.
 
-So a test can act as a compromised server, with its uid and descriptors. Run as a script, this is
-the launcher's process.
+This way, a test can act as a compromised server, with the server's uid and descriptors. If this
+file is run as a script, it is the launcher's process.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from quiltfn.settings import Settings
 from timeouts import scaled
 
 RUNSC = "/usr/bin/runsc"
-# SIGTERM keeps its default action: a Python handler would not run for a signal just before `recv`
-# blocks.
+# This server keeps the default action of SIGTERM: a Python handler would not run if the signal
+# arrived just before `recv` blocks.
 STAND_IN = r"""
 import contextlib, json, os, signal, socket, sys, time
 given = dict(one[2:].split("=", 1) for one in sys.argv[2:])
@@ -76,7 +76,7 @@ while code := test.recv(65536):
 
 @dataclass
 class LauncherProcess:
-    """A running launcher, its directories, and the server under the test's control."""
+    """A running launcher and its directories; its server is under the test's control."""
 
     root: Path
     process: subprocess.Popen[bytes]
@@ -85,7 +85,7 @@ class LauncherProcess:
     id: str = field(init=False)
 
     def do(self, code: str) -> Any:
-        """Makes the server run this code; returns its value of `answer`, or raises its
+        """Makes the server run this code; returns the value of its variable `answer`, or raises its
         exception.
         """
         self.server.send(code.encode())
@@ -113,7 +113,7 @@ class LauncherProcess:
         return [pid for pid in children(self.launcher) if not is_alive(pid)]
 
     def groups(self) -> set[str]:
-        """The names of this launcher's control groups, in any hierarchy."""
+        """The names of the control groups below this launcher's group, in all hierarchies."""
         found = set()
         for path, names, _ in os.walk("/sys/fs/cgroup"):
             if path.endswith(f"/{self.id}"):
@@ -122,7 +122,7 @@ class LauncherProcess:
         return found
 
     def sandboxes(self) -> set[str]:
-        """Sandboxes with a control group."""
+        """The names of sandboxes that have a control group."""
         return {name for name in self.groups() if len(name) == 24}
 
     def wait(self, timeout_s: float = 20.0) -> int:
@@ -131,7 +131,7 @@ class LauncherProcess:
 
 @contextlib.contextmanager
 def place() -> Iterator[Path]:
-    """A directory that a sandbox's root user can reach."""
+    """A directory that the root user of a sandbox can reach."""
     path = Path(tempfile.mkdtemp(prefix="quiltfn-launcher-"))
     path.chmod(0o711)
     try:
@@ -144,10 +144,10 @@ def place() -> Iterator[Path]:
 def run_launcher(
     root: Path, *, data: str = "data", through: Sequence[str] = (), **how: Any
 ) -> Iterator[LauncherProcess]:
-    """A running launcher, which ends with the block. `through`: a command that executes it. `how`:
-    `crun`, `runsc`: paths; `job_s`: the time limit of a program; `made_max`, `mounted_max`: limits
-    on directories and mounts. If it ended by itself or by SIGTERM, checks that nothing of it is
-    left.
+    """Runs a launcher until the end of the block. `through`: a command that executes the launcher.
+    `how`: `crun`, `runsc`: paths; `job_s`: the time limit of a program; `made_max`, `mounted_max`:
+    limits on directories and mounts. If the launcher has ended by itself or by SIGTERM, checks that
+    nothing of it is left.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = root / f"{data}.log"
@@ -187,7 +187,7 @@ def _servers(root: Path) -> set[str]:
 
 
 def main(handed: str, options: str) -> int:
-    """The launcher's process."""
+    """Runs the launcher in its process."""
     how = json.loads(options)
     jobs.TIMEOUT_S = how.get("job_s", jobs.TIMEOUT_S)
     host_image.MADE_MAX = how.get("made_max", host_image.MADE_MAX)

@@ -1,4 +1,4 @@
-"""The Python runner is started from its compiled form, and from its source if that fails."""
+"""The Python runner is started from its compiled form or, if that fails, from its source."""
 
 import subprocess
 import sys
@@ -15,7 +15,9 @@ SOURCE = Path(host_image.__file__).parents[1] / "guest/runners"
 
 @pytest.fixture
 def runners(tmp_path: Path) -> Path:
-    """Runners that were copied and compiled, after which the source of one was replaced."""
+    """Copies and compiles the runners, and then replaces the source of one, so that the two forms
+    differ.
+    """
     target = tmp_path / "runners"
     host_image.copy_runners(SOURCE, target)
     (target / "python.py").write_text("import os\nos.write(1, b'from the source')\n")
@@ -23,7 +25,7 @@ def runners(tmp_path: Path) -> Path:
 
 
 def started(runners: Path) -> str:
-    """Its output. Without a control socket, the runner itself prints nothing."""
+    """The output of the started runner. A runner without a control socket prints nothing."""
     command = [sys.executable, "-s", str(runners / "start_python.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=scaled(30))
     return done.stdout + done.stderr

@@ -23,7 +23,8 @@ pytestmark = [
     promise("N14"),
 ]
 
-# Seconds from the creation of the sandboxes, and the maximum delay until the last process is gone.
+# The deadline, in seconds after the sandboxes were created, and how long after it the last process
+# may live.
 DEADLINE_S, LATER_S = 3.0, 1.0
 
 
@@ -35,7 +36,7 @@ def made() -> Iterator[LauncherProcess]:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Stops the process during the block."""
+    """Stops a process by SIGSTOP during the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -48,12 +49,12 @@ def hand_over(made: LauncherProcess, at: float) -> None:
 
 
 def processes(made: LauncherProcess) -> set[int]:
-    """The processes of all sandboxes, according to the kernel."""
+    """The processes of all sandboxes, according to their control groups."""
     found = set()
     for path, _, files in os.walk("/sys/fs/cgroup"):
         is_sandbox = Path(path).parent.name == made.id and len(Path(path).name) == 24
         if is_sandbox and "cgroup.procs" in files:
-            with contextlib.suppress(OSError):  # it was removed meanwhile
+            with contextlib.suppress(OSError):  # the group was removed meanwhile
                 found |= {int(pid) for pid in Path(path, "cgroup.procs").read_text().split()}
     return found
 
@@ -64,7 +65,7 @@ def until_boottime(at: float) -> None:
 
 
 def two_sandboxes(made: LauncherProcess, **more: float) -> set[int]:
-    """The processes of two new sandboxes."""
+    """Creates two sandboxes; returns the pids of their processes."""
     for _ in range(2):
         assert "sandbox" in made.create(**more)
     found = processes(made)
@@ -73,16 +74,16 @@ def two_sandboxes(made: LauncherProcess, **more: float) -> set[int]:
 
 
 def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess) -> None:
-    """The server's machine lacks CPU time for a minute, and others take the node over."""
+    """The server's machine lacks CPU time for so long that other nodes take the node over."""
     at = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=at)
     with stopped(made.server_pid):
         until_boottime(at - 0.5)
-        assert processes(made) == inside  # not before
+        assert processes(made) == inside  # the sandboxes do not end before the deadline
         until_boottime(at + LATER_S)
         assert processes(made) == set()
         assert not [pid for pid in inside if is_alive(pid)]
-    # A creation that was requested before the deadline is refused.
+    # The launcher also refuses a creation that was requested before the deadline.
     assert "not been heard of" in made.create(deadline=at)["error"]
     assert "not been heard of" in made.create()["error"]
     assert processes(made) == set()
@@ -91,7 +92,7 @@ def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess)
 
 @promise("N15")
 def test_without_a_deadline_they_would_live_on(made: LauncherProcess) -> None:
-    """Negative control, and the state of a standalone server."""
+    """Negative control; a standalone server has no deadline."""
     inside = two_sandboxes(made)
     with stopped(made.server_pid):
         until_boottime(boottime() + full_wait(DEADLINE_S) + LATER_S)
@@ -103,7 +104,7 @@ def test_each_renewal_moves_it(made: LauncherProcess) -> None:
     first = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=first)
     hand_over(made, first + full_wait(DEADLINE_S))
-    hand_over(made, first - 1)  # a delayed request does not bring the deadline forward
+    hand_over(made, first - 1)  # a delayed message must not move the deadline back
     until_boottime(first + LATER_S)
     assert processes(made) == inside
     until_boottime(first + full_wait(DEADLINE_S) + LATER_S)
@@ -137,8 +138,8 @@ def test_a_sandbox_that_is_being_made_ends_as_well(made: LauncherProcess) -> Non
 
 
 def test_a_stopped_launcher_is_made_up_for_by_the_server(made: LauncherProcess) -> None:
-    """The server closes its connections to its guests, and each guest ends its sandbox by
-    itself.
+    """The launcher is stopped, so the server closes its connections to its guests; then each guest
+    ends its sandbox by itself.
     """
     inside = two_sandboxes(made, deadline=boottime() + full_wait(DEADLINE_S))
     with stopped(made.launcher):
@@ -147,7 +148,9 @@ def test_a_stopped_launcher_is_made_up_for_by_the_server(made: LauncherProcess) 
 
 
 def test_where_both_are_stopped_they_end_when_the_launcher_goes_on(made: LauncherProcess) -> None:
-    """A limit of the deadline: no process is left to end them."""
+    """This is a limit of the deadline: while server and launcher are stopped, no process can end
+    the sandboxes.
+    """
     at = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=at)
     with stopped(made.server_pid):
@@ -165,4 +168,5 @@ def test_the_event_loop_wakes_for_it() -> None:
     assert deadline.left_s(0.01) == 0.01
     late = Deadline(lambda: None)
     late.set(boottime() - 1)
-    assert late.left_s(1.0) == 1.0  # it does not loop without a pause
+    # after the deadline, the loop waits instead of running without a pause
+    assert late.left_s(1.0) == 1.0

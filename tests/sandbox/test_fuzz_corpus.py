@@ -1,4 +1,4 @@
-"""Replays the inputs that fuzzing has kept; `scripts/soak frames` looks for others."""
+"""Replays the inputs that earlier fuzzing has found; `scripts/soak frames` looks for more."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_the_guest_takes_what_the_host_makes(program: Path, name: str, tmp_path:
     paths = []
     for n, frame in enumerate(BY_THE_HOST[name]):
         paths.append(tmp_path / str(n))
-        # A call's frame is preceded by the version's number of variables.
+        # This harness expects the version's number of variables before a call's frame.
         paths[-1].write_bytes(b"\3" * (name == "call") + frame[8:])
     done = harness.replay(program, name, paths)
     assert [line.split()[-1] for line in done.stdout.splitlines()] == ["taken"] * len(paths)
 
 
-# A replay that cannot fail proves nothing: the kept inputs must find each of these mistakes.
+# A replay must be able to fail: the stored inputs have to find each of these planted bugs.
 GUEST_MISTAKES = [
     ("specialise", "frames.c", "length > from->left)", "length > from->left + 3)"),
     ("prepare", "frames.c", "length > from->left)", "length > from->left + 3)"),
@@ -154,7 +154,7 @@ GUEST_MISTAKES = [
     ("session", "server.c", "SOCK_STREAM | SOCK_CLOEXEC |", "SOCK_STREAM |"),
     ("session", "server.c", "    close_if_open(&pair[1]);\n", ""),
     ("session", "guest.c", "    close_if_open(&log);\n", ""),
-    # A former bug: the remaining space, computed below zero.
+    # A former bug: a subtraction gave a remaining space below zero.
     ("session", "streams.c", "out.used + HEADER + NONCE + PAGE > FULL",
      "FULL - out.used < HEADER + NONCE + PAGE"),
 ]  # fmt: skip
@@ -225,7 +225,7 @@ def test_negative_control_a_long_unknown_field_that_is_not_cut_is_found(tmp_path
 def holds(run: Callable[..., None], path: Path, module: Any) -> bool:
     try:
         run(path.read_bytes(), module)
-    except Exception:  # any exception of a mistake counts as found
+    except Exception:  # a planted bug may raise any exception
         return False
     return True
 
@@ -239,7 +239,7 @@ def copy_of(module: ModuleType, right: str, mistaken: str, directory: Path) -> M
     assert spec is not None
     assert spec.loader is not None
     broken = importlib.util.module_from_spec(spec)
-    sys.modules["broken"] = broken  # dataclasses look their module up
+    sys.modules["broken"] = broken  # `dataclasses` looks for the module in sys.modules
     try:
         spec.loader.exec_module(broken)
     finally:
@@ -251,7 +251,9 @@ def copy_of(module: ModuleType, right: str, mistaken: str, directory: Path) -> M
     ("name", "module"), [("decoder", wire), ("json", parse), ("long-json", parse)]
 )
 def test_a_copy_without_a_mistake_holds(name: str, module: ModuleType, tmp_path: Path) -> None:
-    """Control of the controls: the mistake is found, not the copy."""
+    """Control of the controls: an unchanged copy has no failures, so it is the planted bugs that
+    are found.
+    """
     first = (Path(module.__file__ or "").read_text()).splitlines()[0]
     copy = copy_of(module, first, first, tmp_path)
     assert all(holds(targets.TARGETS[name], path, copy) for path in harness.kept(name))

@@ -46,7 +46,7 @@ GONE, BAD_START, BAD_FRAME = 0, 1, 2
 
 @pytest.fixture
 def bare_guest(empty: BareGuest) -> BareGuest:
-    """A guest whose handler is the script of each call."""
+    """A guest; each invocation has the script that is its handler."""
     assert empty.specialise(EVAL).errno == 0
     return empty
 
@@ -59,14 +59,15 @@ def python(code: str) -> str:
 
 
 def test_the_guest_refuses_to_be_anything_but_process_1(guest):
-    # As root, outside a PID namespace: if it continued, its first clean-up would end the machine.
+    # The guest runs as root here, outside of a PID namespace. If it continued, its first clean-up
+    # would kill all processes of the machine.
     done = subprocess.run([guest, "size=1m", "size=1m", "0"], env=SANITIZER, check=False)
     assert done.returncode == BAD_START
 
 
 def test_a_handler_has_no_privilege_and_three_descriptors(bare_guest):
     before = Path(f"/proc/{bare_guest.guest_pid}/status").read_text()
-    assert "CapPrm:\t00000000002001e0" in before  # the capabilities it had to lose
+    assert "CapPrm:\t00000000002001e0" in before  # the capabilities that handlers must not have
     status = bare_guest.run("cat /proc/self/status").stdout.decode()
     for name in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
         assert f"Cap{name}:\t0000000000000000" in status
@@ -76,15 +77,16 @@ def test_a_handler_has_no_privilege_and_three_descriptors(bare_guest):
     assert "Groups:\t \n" in status
     assert "Umask:\t0022" in status
     assert bare_guest.run("cat /proc/self/oom_score_adj").stdout == b"500\n"
-    # The fourth is ls's own, for the directory that it lists.
+    # The fourth descriptor is that of ls, for the directory that it lists.
     assert bare_guest.run("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
-    # Its own session: the sixth field of stat is the session, the first the process.
+    # The handler has a session of its own: the sixth field of stat (the session) equals the first
+    # one (the process).
     stat = bare_guest.run("read -r stat </proc/self/stat; echo $stat").stdout.split()
     assert stat[0] == stat[5]
 
 
 def test_a_handler_starts_with_no_signal_blocked_or_ignored(empty):
-    # Without a shell, which would clean up by itself.
+    # The handler is not a shell, which would reset the signals by itself.
     assert empty.specialise(["/usr/bin/cat", "/proc/self/status"]).errno == 0
     status = empty.call().stdout.decode()
     for name in ("SigBlk", "SigIgn", "SigPnd", "ShdPnd"):
@@ -109,7 +111,9 @@ def test_the_standard_streams_can_be_opened_again_by_name(bare_guest):
 
 @pytest.mark.parametrize("is_followed", [True, False])
 def test_output_that_somebody_follows_is_sent_at_once(bare_guest, is_followed):
-    """The handler prints when it wrote; the control is a call without a follower."""
+    """The handler prints the time at which it wrote. Control: if nobody follows the invocation, the
+    output is held back.
+    """
     script = "printf '%s\\n' $(date +%s%N); sleep 0.02"
 
     def delay_ms():
@@ -120,7 +124,7 @@ def test_output_that_somebody_follows_is_sent_at_once(bare_guest, is_followed):
             pass
         return delay / 1e6
 
-    # Even on a busy machine, one of several is read as soon as it is sent.
+    # Even on a busy machine, some of many attempts are read as soon as they are sent.
     if is_followed:
         assert any(delay_ms() < 1.5 for _ in range(200))
     else:
@@ -146,7 +150,7 @@ def test_a_payload_arrives_whole_on_standard_input(bare_guest):
         payload = random.Random(size).randbytes(size)
         answer = bare_guest.call({"SCRIPT": "sha256sum"}, payload)
         assert answer.stdout.split()[0].decode() == hashlib.sha256(payload).hexdigest(), size
-    # Without a payload it is /dev/null.
+    # Without a payload, standard input is /dev/null.
     assert bare_guest.run("readlink /proc/self/fd/0; cat").stdout == b"/dev/null\n"
 
 
@@ -177,7 +181,7 @@ def test_a_secret_of_a_call_is_not_kept_in_the_guest(bare_guest):
     bare_guest.answer()
     assert not held()
     bare_guest.run(f"for i in 1 2 3 4 5 6 7 8 9; do echo {secret.decode()}; done")
-    assert held()  # the search works: a handler's output is still in the output buffer
+    assert held()  # control: the search finds the secret while the output buffer has it
 
 
 # --------------------------------------------------------------------------------------- output
@@ -188,7 +192,8 @@ def test_both_streams_and_the_end_are_one_packet(bare_guest):
     answers = [bare_guest.run(script) for _ in range(20)]
     assert {(a.stdout, a.stderr) for a in answers} == {(b"one\nthree\n", b"two\n")}
     assert answers[-1].end == End(bare_guest.nonce, ExitKind.EXITED, 3, 0, 0, "")
-    # Not all: on a busy machine the shell may take longer to end than output is held back.
+    # On a busy machine the shell may take longer to end than output is held back, so only the
+    # fastest attempt counts.
     assert min(a.reads for a in answers) == 1
 
 
@@ -239,7 +244,8 @@ def test_output_in_packet_mode_loses_no_byte(bare_guest):
 
 
 def test_frames_written_by_a_handler_are_only_its_output(bare_guest):
-    # A handler that knows the protocol forges its end; it cannot reach the socket.
+    # The handler knows the protocol and forges the frame of its end, but cannot write to the
+    # socket.
     forged = struct.pack("<B3xIQIIQQ", ord("X"), 32, 43, 0, 0, 0, 0)
     bare_guest.send_call({"SCRIPT": "cat; cat <&3; exit 7"}, forged)
     answer = bare_guest.answer()
@@ -305,7 +311,7 @@ def test_two_hundred_processes_and_a_thousand_descriptors_leave_nothing(bare_gue
 
 
 def test_a_handler_that_forks_without_end_meets_its_deadline(bare_guest):
-    # Limited by the system's limit for the handler's uid, not by a control group.
+    # Here, the limit of processes for the handler's uid stops the bomb, not a control group.
     answer = bare_guest.run("ulimit -u 60; f() { while :; do (:) & done; }; f", timeout_ms=400)
     assert answer.end is not None
     assert answer.end.kind is ExitKind.DEADLINE
@@ -362,7 +368,7 @@ LOOK = "find /tmp /dev/shm -mindepth 1;cd /proc/sysvipc; tail -qn +2 shm sem msg
 
 def test_files_and_system_v_objects_are_gone_for_the_next_call(bare_guest):
     assert bare_guest.run(LOOK).stdout == b""
-    # The control: the search finds these objects while they exist.
+    # Control: the same search finds the objects while they exist.
     code = (
         SYSV + 'import os;open("/tmp/a","w");open("/dev/shm/b","w");os.system(os.environ["LOOK"])'
     )
@@ -437,7 +443,7 @@ def test_a_bad_working_directory_is_refused_at_specialisation(empty, cwd, errno,
 
 
 def test_a_link_is_followed_once_and_to_where_it_really_leads(empty):
-    # For process 1 this is its own root; for a handler it would not exist.
+    # For process 1, the link leads to its own root; a handler could not follow it.
     assert empty.specialise(["/bin/pwd"], "/usr/../proc/1/root/usr").errno == 0
     assert empty.call().stdout == b"/usr\n"
 
@@ -465,7 +471,8 @@ def call_frame(flags: int, env_bytes: int, rest: bytes) -> bytes:
     return host_frame("C", struct.pack("<QIII", 1, 1000, flags, env_bytes) + rest)
 
 
-# No flags and "/"; and the maximum length of a single string after that.
+# A beginning without flags and with the directory "/", and the maximum length of a single string
+# after it.
 START = b"\0\0\0\0" + b"\1\0\0\0/"
 FULL = SPECIALISE_MAX - len(START) - 8
 VIOLATIONS = {
@@ -492,7 +499,7 @@ VIOLATIONS = {
     "no value": host_frame("S", START + blobs(b"a") + blobs(b"ab")),
     "a blob too long": host_frame("S", b"\0\0\0\0" + b"\xff\xff\xff\xff/" + blobs() + blobs()),
     "too many strings": host_frame("S", START + blobs(*[b""] * (STRINGS_MAX + 1)) + blobs()),
-    # Both fill the guest's buffer to its last byte: reading further would overrun it.
+    # These frames fill the guest's buffer to its last byte; a read beyond it would be an overrun.
     "a blob that leaves the buffer": host_frame(
         "S", START + struct.pack("<II", 1, FULL + 1) + b"a" * FULL
     ),
@@ -523,11 +530,11 @@ def test_a_guest_that_is_sent_nonsense_ends_its_sandbox(empty, frame):
 
 @pytest.mark.parametrize("frame", CALL_VIOLATIONS.values(), ids=CALL_VIOLATIONS.keys())
 def test_a_specialised_guest_that_is_sent_nonsense_ends_its_sandbox(bare_guest, frame):
-    with suppress(BrokenPipeError):  # it may be gone before it has read the rest
+    with suppress(BrokenPipeError):  # the guest may have ended before it has read everything
         bare_guest.socket.sendall(frame)
     assert bare_guest.wait() == BAD_FRAME
-    with suppress(ConnectionResetError):  # it may have left bytes unread
-        assert bare_guest.socket.recv(1) == b""  # no handler was started for it
+    with suppress(ConnectionResetError):  # the guest may have left unread bytes
+        assert bare_guest.socket.recv(1) == b""  # the guest has started no handler
 
 
 def test_anything_sent_during_a_call_ends_the_sandbox(bare_guest):
@@ -567,7 +574,9 @@ def test_three_hundred_calls_leave_the_guest_as_it_was(bare_guest):
 
 
 def damaged(chance: random.Random) -> bytes:
-    """A plausible conversation with damage: flipped bits, lengths, cuts, repetitions and noise."""
+    """A plausible conversation with a guest, damaged by flipped bits, wrong lengths, cuts,
+    repetitions and noise.
+    """
     special = encode_specialise(
         argv=["/bin/true", "a" * chance.randrange(50)],
         cwd=chance.choice(["/", "/usr", "/nope", "relative"]),

@@ -1,5 +1,5 @@
-"""The real guest with a web server instead of calls: it passes sockets and the log as
-descriptors.
+"""The real guest with a web server: it sends sockets and the log as descriptors,
+and gets no calls.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def next_with_descriptors(guest: BareGuest) -> tuple[Event, list[int]]:
 
 
 def serve(guest: BareGuest, source: str = ECHO) -> int:
-    """Starts the server; returns its log."""
+    """Starts a web server in the guest; returns the descriptor of its log."""
     argv = ["/usr/bin/python3", "-I", "-c", source]
     frame = encode_specialise(argv=argv, cwd="/", environment={}, flags=SERVER)
     guest.socket.sendall(frame)
@@ -74,7 +74,7 @@ def ask_socket(guest: BareGuest) -> socket.socket:
 
 
 def connected(guest: BareGuest) -> socket.socket:
-    """A connection to the server in the sandbox, which may still be starting."""
+    """A connection to the web server in the sandbox, which may still be starting."""
     while True:
         connection = ask_socket(guest)
         try:
@@ -90,10 +90,11 @@ def test_sockets_reach_the_server_and_nobody_else(empty: BareGuest) -> None:
         with connected(empty) as connection:
             connection.sendall(text)
             assert connection.recv(100) == text
-    # Negative control: a socket of the host does not reach it.
+    # Negative control: a socket of the host does not reach this web server.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", 45871), scaled(5)).close()
-    # It has only the three descriptors, runs as the handler's user, and both outputs are one log.
+    # The web server has only three descriptors and runs as the handler's user; both outputs are in
+    # one log.
     assert os.read(log, 1000) == b"1000 [0, 1, 2]\non the other one\n"
     os.close(log)
 
@@ -114,7 +115,7 @@ def test_its_end_is_told_once_everything_that_it_began_is_gone(empty: BareGuest)
     with connected(empty) as connection:
         connection.sendall(b"end")
         assert empty.next() == End(0, ExitKind.EXITED, 7, 0, 0, "")
-    while os.read(log, 1000):  # to its end: nobody has the other end any more
+    while os.read(log, 1000):  # the log ends, since no process has its other end any more
         pass
     os.close(log)
     assert empty.wait() == GONE

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
-# An OCI runtime with another name, which runs crun as its child and does to it what a file says.
+# An OCI runtime with another name, which runs crun as its child and breaks it as a file says.
 RUNTIME = """#!/bin/sh
 case "$(cat {mode}) $*" in
     kill:*" run "*)
@@ -48,13 +48,14 @@ LATE = """#!/bin/sh
 sleep {late_s}
 exec {crun} "$@"
 """
-# Longer than the launcher waits for processes that it does not end.
+# Longer than the launcher waits for processes that a failed program has left.
 LATE_S = LEFT_BEHIND_S + 1
 
 
 class Runtime:
-    """`becomes`: "fine"; "fail"; "kill:SECONDS" then kills crun; "late" and "detached" start crun
-    after the job's time limit, in the program's process tree and outside.
+    """An OCI runtime that a test can break. `becomes`: "fine"; "fail"; "kill:SECONDS" then kills
+    crun; "late" and "detached" start crun after the job's time limit, in the program's process tree
+    or outside of it.
     """
 
     def __init__(self, directory: Path, real: str = CRUN) -> None:
@@ -78,13 +79,13 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[LauncherProcess]:
-    """A launcher for tests that leave it as they found it."""
+    """A launcher that tests share; they must leave it as they found it."""
     with place() as path, run_launcher(path) as made:
         yield made
 
 
 def works(made: LauncherProcess, **wanted: Any) -> None:
-    """Checks that a sandbox can be created and ended, and leaves nothing, zombies included."""
+    """Checks that a sandbox can be created and ended, and leaves nothing, not even zombies."""
     before = made.sandboxes()
     answer = made.create(**wanted)
     assert "sandbox" in answer, answer
@@ -185,7 +186,7 @@ def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody(shared: Launche
 @pytest.mark.parametrize("mode", ["late", "detached"])
 def test_what_a_failed_runtime_started_ends_before_a_sandbox(root: Path, mode: str) -> None:
     runtime = Runtime(root)
-    # In the mode `detached` none is late, whatever else the machine does.
+    # In the mode `detached` no program may exceed its time limit, however busy the machine is.
     job_s = scaled(0.5) if mode == "late" else TIMEOUT_S
     with run_launcher(root, crun=str(runtime.path), job_s=job_s) as made:
         runtime.becomes(mode)
@@ -201,7 +202,7 @@ def test_what_a_failed_runtime_started_ends_before_a_sandbox(root: Path, mode: s
 
 @promise("F32")
 def test_a_stranger_that_is_the_launcher_s_child_outlives_the_failure(root: Path) -> None:
-    """For example of a container's start script, which starts something else and executes the
+    """A container's start script, for example, may start another program and then execute the
     launcher.
     """
     runtime = Runtime(root)
@@ -231,7 +232,7 @@ def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path)
         assert len(alive) > 1, "the sentry, and its helper, which is a child of the launcher too"
         runtime.becomes("fail")
         assert "own-runtime ended with 3" in made.create()["error"]
-        # The sentry may start another of its own processes at any time; none may have ended.
+        # The sentry may start more of its own processes at any time, but none may have ended.
         assert alive <= in_sandbox(made, kept["sandbox"])
         runtime.becomes("fine")
         made.destroy(kept["sandbox"])
@@ -239,7 +240,7 @@ def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path)
 
 
 def of_file(path: Path) -> list[int]:
-    """Processes that execute a script."""
+    """The pids of processes that execute this script."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -259,7 +260,7 @@ def in_sandbox(made: LauncherProcess, sandbox: str) -> set[int]:
 # Leftovers of a server -------------------------------------------------------------------------
 
 # A child that outlives the server: its parent has ended, it has another name, it ignores all
-# signals that it can, and it has a guest's socket, the listener and the channel.
+# signals that can be ignored, and it holds a guest's socket, the listener and the channel.
 HIDE = """
 answer = create()
 
@@ -427,7 +428,7 @@ for _ in range(5000):
 
 
 def mount_points(made: LauncherProcess) -> set[str]:
-    """Directories of the image that every sandbox is made from."""
+    """The mount points in the image from which every sandbox is made."""
     run_dir = (made.root / "run").resolve().relative_to("/")
     seen = Path(f"/proc/{made.launcher}/root", run_dir)  # only the launcher sees it
     return {one.name for one in (seen / "servers" / made.id / "root").iterdir()}
@@ -491,7 +492,7 @@ open(path + "/name", "w").write({digest!r})
 
 @contextlib.contextmanager
 def few_processes(pid: int, most: int) -> Iterator[None]:
-    """Puts a process into a control group with a limit of processes."""
+    """Limits the number of processes by a control group, into which it puts this process."""
     top = Path("/sys/fs/cgroup/pids")
     group = (top if top.is_dir() else top.parent) / f"few-{pid}"
     line = next(

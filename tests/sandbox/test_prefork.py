@@ -1,4 +1,4 @@
-"""A shell that was started before its call behaves like one that is started for it."""
+"""A shell that was started before its invocation must behave like one that is started for it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def bare_guest(guest: Path, request: pytest.FixtureRequest) -> Iterator[BareGues
 
 @pytest.fixture
 def forking(guest: Path) -> Iterator[BareGuest]:
-    """A guest with a zygote."""
+    """A guest with a zygote, from which it forks shells in advance."""
     with BareGuest(guest, FORKED) as started:
         yield started
         assert started.close() != SANITIZER_EXIT
@@ -152,7 +152,9 @@ def test_it_is_the_same(shipped: Path, handler: str) -> None:
 
 
 def shells(bare_guest: BareGuest, count: int) -> set[int]:
-    """The expected number of shells, soon: they are started after the guest's response."""
+    """Waits until the sandbox has this number of shells; returns their pids. The guest starts
+    shells after its response.
+    """
     end = time.monotonic() + scaled(5)
     while time.monotonic() < end:
         found = {pid for pid in bare_guest.processes() if comm(pid) == "sh"}
@@ -162,7 +164,7 @@ def shells(bare_guest: BareGuest, count: int) -> set[int]:
 
 
 def within(pid: int) -> int:
-    """The process's pid in its namespace."""
+    """The pid of a process in its own namespace."""
     return int(re.findall(r"^NSpid:.*\t(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.M)[0])
 
 
@@ -171,7 +173,7 @@ def test_it_waits_before_the_call_comes_and_is_gone_with_it(guest: Path) -> None
         shell(bare_guest, "echo $$")
         (waiting,) = shells(bare_guest, 1)
         number = within(waiting)
-        # Its number in the sandbox is the one that it had while waiting.
+        # The shell of the invocation has the pid of the one that waited.
         assert bare_guest.call().stdout == b"%d\n" % number
         assert waiting not in bare_guest.processes()
 
@@ -184,7 +186,7 @@ def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: BareGu
         number = within(fork)
         assert forking.call().stdout == b"%d 1\n" % number
         then = shells(forking, 2)
-        assert both & then == both - {fork}  # only the zygote
+        assert both & then == both - {fork}  # only the zygote stays
         both = then
 
 
@@ -194,7 +196,9 @@ def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: BareGu
 def test_an_idle_sandbox_keeps_no_shell_ready(
     shipped: Path, options: tuple[str, ...], zygotes: int
 ) -> None:
-    """A waiting fork and the zygote would be half of its memory. The zygote ends after a minute."""
+    """A waiting fork and the zygote would use half of an idle sandbox's memory. The zygote ends
+    after a minute.
+    """
     with BareGuest(shipped, *options) as bare_guest:
         shell(bare_guest, "echo $PPID")
         for _ in range(2):
@@ -207,7 +211,7 @@ def test_an_idle_sandbox_keeps_no_shell_ready(
 SHOWS_ITSELF = [
     "tr '\\0' '|' </proc/$$/cmdline",
     "grep -E '^(Name|Umask|PPid|Uid|Gid|Groups|NoNewPrivs|Seccomp.*|Threads):' /proc/$$/status",
-    # Not SigBlk: a shell blocks signals for a moment whenever it starts a command.
+    # SigBlk is not compared: a shell blocks signals for a moment whenever it starts a command.
     "grep -E '^(Cap.*|Sig[QPIC].*|Shd.*):' /proc/$$/status",
     "readlink /proc/$$/exe /proc/$$/cwd /proc/$$/root",
     "cat /proc/$$/limits /proc/$$/oom_score_adj",
@@ -251,7 +255,9 @@ def test_a_fork_shows_itself_as_a_shell_that_was_started(
 def test_a_prepared_zygote_serves_the_versions_that_it_suits(
     shipped: Path, handler: str, environment: dict[str, str], *, prefork: bool, stays: bool
 ) -> None:
-    """Otherwise it is gone before the version's first process starts."""
+    """A zygote that does not suit the version must end before the version's first process
+    starts.
+    """
     with BareGuest(shipped, FORKED) as bare_guest:
         bare_guest.socket.sendall(PREPARE_SHELL)
         (prepared,) = shells(bare_guest, 1)
@@ -324,7 +330,7 @@ def test_no_handler_reaches_the_zygote(forking: BareGuest) -> None:
         assert zygote in forking.processes()
         status = Path(f"/proc/{zygote}/status").read_text()
         held = dict(re.findall(r"^Cap(\w+):	(\w+)$", status, re.M))
-        # CAP_SETGID and CAP_SETUID, of the sandbox's own user namespace.
+        # The capabilities CAP_SETGID and CAP_SETUID, in the sandbox's own user namespace.
         both = f"{1 << 6 | 1 << 7:016x}"
         assert held == {"Inh": both, "Prm": both, "Eff": both, "Bnd": "0" * 16, "Amb": "0" * 16}
 
@@ -381,7 +387,7 @@ def test_a_zygote_that_hangs_costs_two_seconds_once(forking: BareGuest) -> None:
     forking.call()
     shells(forking, 2)
     os.kill(zygote, signal.SIGSTOP)
-    forking.call()  # its fork existed already
+    forking.call()  # the shell for this invocation was forked before
     answer = forking.call()
     assert seen(answer) == (ExitKind.EXITED, 0, b"fine\n", b"")
     assert answer.seconds > 1
@@ -413,7 +419,8 @@ def test_a_call_with_an_environment_of_its_own_has_that_alone(bare_guest: BareGu
     shell(bare_guest, 'echo "$IFS$V"; a=x:y; echo $a')
     replaced = bare_guest.call({"PATH": "/bin", "IFS": ":", "QUILT_A": "1"}, env_replaces=True)
     with_own = (replaced.stdout, replaced.stderr)
-    assert with_own == (b" \t\n\nx:y\n", b"")  # no V, and IFS from the environment is ignored
+    # V is not set, and IFS of the environment has no effect
+    assert with_own == (b" \t\n\nx:y\n", b"")
     assert b"of the version" in bare_guest.call(VARIABLES).stdout
 
 

@@ -1,4 +1,4 @@
-"""The Python runner in the oldest supported interpreter, and in the newest one here."""
+"""The Python runner in the oldest supported interpreter, and in the newest one on this machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wrong(event): raise ValueError("no")
 """
 
 
-# Descriptor 3 is the socket, and there is no other.
+# Descriptor 3 must be the socket; other descriptors are closed.
 AS_THE_GUEST = """
 import os, sys
 control = int(sys.argv[1])
@@ -50,7 +50,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def interpreter(version: str) -> str:
-    """A real interpreter; without it, the test is skipped with a reason."""
+    """The path of this Python; if it is missing, the test is skipped with a reason."""
     if version == VERSIONS[-1]:
         return sys.executable
     places = [shutil.which(f"python{version}")]
@@ -64,7 +64,7 @@ def interpreter(version: str) -> str:
 
 
 class Runner:
-    """A runner, started as the guest starts it, and the guest's end of its socket."""
+    """A runner that was started as the guest does it, and the guest's end of its socket."""
 
     def __init__(self, control: socket.socket, result: int, log: int) -> None:
         self.control, self.result, self.log = control, result, log
@@ -98,7 +98,7 @@ class Runner:
 
 @contextmanager
 def now_in(descriptor: int) -> Iterator[bytes]:
-    """The present content of a pipe."""
+    """Yields the bytes that are in a pipe now."""
     os.set_blocking(descriptor, False)
     try:
         yield os.read(descriptor, 1 << 16)

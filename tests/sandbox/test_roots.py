@@ -1,4 +1,4 @@
-"""Roots of sandboxes, really mounted in the test's own mount namespace."""
+"""Root directories of sandboxes, really mounted in a mount namespace of the test."""
 
 import os
 import traceback
@@ -21,7 +21,9 @@ SPEC = oci.SandboxSpec(limits=PROBE)
 
 @dataclass
 class Bench:
-    """`host`: an image with its own file system at /usr/local, and a bind mount of /usr."""
+    """The directories of a test. `host`: an image with its own file system at /usr/local, and a
+    bind mount of /usr.
+    """
 
     place: Path
     host: oci.Host
@@ -42,7 +44,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def apart(work: Callable[[], None]) -> None:
-    """Runs `work` in a process with its own mount namespace; raises its error."""
+    """Runs `work` in a process with its own mount namespace, and fails with the error of `work`."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -86,7 +88,7 @@ def test_a_root_has_the_image_its_file_systems_and_the_files(bench: Bench) -> No
 
 
 def with_packages(bench: Bench) -> Path:
-    """Additional files, one of them with the path of a code file."""
+    """A directory with packages; one file has the same path as a file of the code."""
     packages = bench.place / "packages"
     (packages / "site-packages").mkdir(parents=True)
     (packages / "site-packages/lib.py").write_text("lib")
@@ -128,7 +130,8 @@ def test_for_a_sandbox_without_overlays_of_its_own_the_pair_is_mounted_once(benc
         assert (path / "site-packages/lib.py").read_text() == "lib"
         with pytest.raises(OSError, match="Read-only"):
             (path / "new").write_text("")
-        (store / code).rename(store / "gone")  # removed, and uploaded again with other files
+        # the code was removed, and uploaded again with other files
+        (store / code).rename(store / "gone")
         (store / code).mkdir()
         assert (images.pair(code, packages) / "mod.py").read_text() == "not this one"
         (store / packages).rename(store / "gone-too")
@@ -174,7 +177,7 @@ def test_gvisor_has_binds_since_its_own_kernel_keeps_locks(bench: Bench) -> None
 
 
 def a_skeleton(place: Path) -> Path:
-    """A skeleton like that of `host_image.build_for_bases`, as far as mounts need it."""
+    """A skeleton with the parts of `host_image.build_for_bases` that mounts need."""
     for name in host_image.OVER_A_BASE:
         (place / "over" / name).mkdir(parents=True)
     (place / "over/.guest").write_text("ours")
@@ -184,7 +187,9 @@ def a_skeleton(place: Path) -> Path:
 
 @promise("R20")
 def test_a_base_image_is_below_the_skeleton_whatever_it_has_there(bench: Bench) -> None:
-    """Every name that is a mount point, or that is read, is a link out of the image."""
+    """In this image, every name that is a mount point, or that is read, is a link out of the
+    image.
+    """
 
     def work() -> None:
         base, out = bench.place / "base", bench.place / "out"
@@ -222,7 +227,7 @@ def test_a_base_image_is_below_the_skeleton_whatever_it_has_there(bench: Bench) 
 
 
 def test_without_a_skeleton_the_same_links_lead_a_mount_out(bench: Bench) -> None:
-    """Negative control of the test above."""
+    """Negative control of the test above: without the skeleton, a mount follows a link."""
 
     def work() -> None:
         base, out = bench.place / "base", bench.place / "out"

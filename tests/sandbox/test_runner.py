@@ -1,4 +1,4 @@
-"""The guest with runners that stay between calls: well-behaved, broken and hostile ones."""
+"""The guest with runners that stay between calls: correct, broken and hostile ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ pytestmark = [
 ]
 
 RUNNER = Path(__file__).parents[2] / "src/quiltfn/guest/runners/python.py"
-# A minimal runner: sends MODE once it is ready, then what DO says with each call's number.
+# A minimal runner. It sends MODE once it is ready; for each call, it runs DO with the call's
+# number.
 SMALL = """
 import os, sys, time, signal
 control = open(3, "r+b", buffering=0)
@@ -82,7 +83,7 @@ def words(answer: Outcome) -> list[str]:
 
 
 def end_of(bare_guest: BareGuest) -> End:
-    """How the call ended, regardless of its output."""
+    """Reads until the end of the call; ignores its output."""
     while True:
         event = bare_guest.next()
         if isinstance(event, End):
@@ -112,7 +113,8 @@ def test_state_that_must_go_costs_a_process_each_call(bare_guest: BareGuest, mod
 
 def test_the_next_runner_is_ready_before_the_sandbox_is_clean(bare_guest: BareGuest) -> None:
     small(bare_guest, "time.sleep(0.3)\n" + ECHO.format(mode="once"))
-    for _ in range(2):  # CLEAN of the first came once the second had been started
+    # the guest sent CLEAN for the first call after it had started the second runner
+    for _ in range(2):
         began = time.monotonic()
         answer = bare_guest.call()
         clean_s = time.monotonic() - began
@@ -158,14 +160,16 @@ def test_a_runner_that_cannot_start_says_why(
 
 @pytest.mark.parametrize("pages", range(17, 29))
 def test_what_it_wrote_last_may_come_as_it_ends(bare_guest: BareGuest, pages: int) -> None:
-    """More than a pipe holds: the rest is written, and the program ends, while that is read."""
+    """The output is longer than a pipe holds: the program writes the rest and ends while the guest
+    reads.
+    """
     script = f"os.write(1, b'x' * {pages} * 4096 + b'end'); os._exit(7)"
     assert small(bare_guest, script).written.endswith(b"xend")
 
 
 @pytest.mark.parametrize("end", ["say('refused it has no handler')", "sys.exit(7)"])
 def test_a_runner_that_cannot_start_says_what_it_wrote(bare_guest: BareGuest, end: str) -> None:
-    """Also if it wrote more than is kept for the first call."""
+    """The last lines are kept, even if the runner wrote more than is kept for the first call."""
     script = "os.write(2, b''.join(b'line %d\\n' % one for one in range(20_000)))\n"
     answer = small(bare_guest, script + end)
     assert answer.written.endswith(b"\nline 19998\nline 19999\n")
@@ -315,8 +319,8 @@ while True:
 
 
 def test_a_fork_bomb_of_a_call_is_over_when_the_sandbox_is_clean(bare_guest: BareGuest) -> None:
-    """The bomb's own children are dead before the call is reported as over; the negative control
-    below shows what would happen otherwise.
+    """The bomb's own children are dead before the guest reports the end of the call. The negative
+    control below shows what would happen without that.
     """
     script = """
 import resource
@@ -345,16 +349,16 @@ time.sleep(60)
 
 # Messages of a runner at the wrong time ---------------------------------------------------------
 
-# A step of a runner that the host can see: PR_SET_NAME.
+# Changes the name of a runner's process (PR_SET_NAME), which the test can see from the host.
 CALLED = "__import__('ctypes').CDLL(None).prctl(15, b'{}', 0, 0, 0)"
 
 
 def until_called(bare_guest: BareGuest, name: str) -> None:
-    """Waits until a process of the sandbox has that name."""
+    """Waits until a process of the sandbox has this name."""
 
     def is_there() -> bool:
         paths = [Path(f"/proc/{pid}/comm") for pid in bare_guest.processes()]
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # the process ended meanwhile
             return name in [path.read_text().strip() for path in paths]
         return False
 
@@ -385,7 +389,9 @@ def test_a_runner_that_says_more_than_its_answer_is_done(bare_guest: BareGuest) 
 
 
 def answer_after_one_ahead(bare_guest: BareGuest) -> tuple[bytes, End]:
-    """The result of the second call; a forged result was sent when the first had ended."""
+    """The result of the second call, for which the runner sent a forged result after the end of the
+    first call.
+    """
     waits = "signal.sigwait([signal.SIGUSR1])"
     late = f"control.write(one); {waits}; control.write(ahead); {CALLED.format('ahead')}"
     small(bare_guest, AHEAD.replace("WRITE", late), keep=True)
@@ -432,7 +438,7 @@ def test_a_runner_for_one_call_speaking_first_costs_that_alone(bare_guest: BareG
 
 @pytest.fixture
 def app() -> Iterator[Path]:
-    """A directory that the guest sees, too; its /tmp is a separate one."""
+    """A directory that the guest also sees, unlike /tmp, of which it has its own."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -441,7 +447,9 @@ def app() -> Iterator[Path]:
 def python(
     bare_guest: BareGuest, app: Path, source: str, *, keep: bool = False, source_of_runner: str = ""
 ) -> Specialised:
-    """A runner with a module of the test, without the runner's own directory of modules."""
+    """A Python runner with a module of the test, which does not use the runner's own directory of
+    modules.
+    """
     (app / "mod.py").write_text(source)
     source_of_runner = source_of_runner or RUNNER.read_text()
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(app)}
@@ -455,7 +463,7 @@ def python(
 
 
 def prepared(bare_guest: BareGuest, app: Path, source: str, flags: int = RESIDENT) -> Specialised:
-    """The same with an interpreter that was started before its version was known."""
+    """Like `python`, with an interpreter that was started before its version was known."""
     (app / "mod.py").write_text(source)
     runner = app / "runner.py"
     runner.write_text(RUNNER.read_text().replace('HOME = "/app"', f'HOME = "{app}"'))
@@ -552,7 +560,8 @@ TREATMENTS = {
     "processors": "os.sched_setaffinity(zygote, {min(os.sched_getaffinity(0))})",
     "scheduling": "os.sched_setscheduler(zygote, os.SCHED_BATCH, os.sched_param(0))",
     "for forks": "os.sched_setscheduler(zygote, os.SCHED_RESET_ON_FORK, os.sched_param(0))",
-    "turns": (  # SCHED_OTHER with slices of 100 ms; before Linux 6.12 they cannot be set
+    # the policy SCHED_OTHER with slices of 100 ms; before Linux 6.12, slices cannot be set
+    "turns": (
         "import ctypes, struct; n = {'x86_64': 314, 'aarch64': 274}[os.uname().machine]; "
         "turns = struct.pack('IIQiIQQQ', 48, 0, 0, 0, 0, 10**8, 0, 0); "
         "ctypes.CDLL(None).syscall(n, zygote, turns, 0)"
@@ -582,7 +591,7 @@ def test_no_call_is_treated_by_leftovers_of_the_last(bare_guest: BareGuest, app:
     source += "    if os.fork() == 0:\n        os.setsid()\n        while True:\n"
     source += f"            {TREATMENTS['priority']}\n    return str(was)\n"
     python(bare_guest, app, source)
-    while True:  # it is caught at some point, and until then has no effect
+    while True:  # the runner catches the leftover at some point; until then, it must have no effect
         bare_guest.send_call()
         said = b""
         while not isinstance(event := bare_guest.next(), End):
@@ -632,8 +641,8 @@ def test_forks_do_not_draw_the_same_numbers(bare_guest: BareGuest, app: Path) ->
         assert len(set(each)) == 50
 
 
-# The end of the line arrives while the guest still reads earlier output, so that the longest result
-# is in its buffer when it continues.
+# The end of the line arrives while the guest still reads earlier output. When the guest continues,
+# the longest possible result is in its buffer.
 ANSWER_AMID_A_FLOOD = """
 import fcntl
 fcntl.fcntl(2, 1031, 1 << 20)  # F_SETPIPE_SZ
@@ -675,7 +684,7 @@ def test_a_module_loaded_for_each_call_has_results(bare_guest: BareGuest, app: P
     assert [bare_guest.call().result for _ in range(2)] == [b"abc", b"abc"]
 
 
-# Its standard output is the result only if the runner says so; text with `done` always is.
+# Standard output is the result only if the runner says so; text with `done` is always the result.
 BOTH = """
 say("{first}ready keep")
 while True:
@@ -692,7 +701,7 @@ while True:
         ("", "100,100", b"r" * 20, b"o" * 20 + b"r" * 20, (0, 0, 0)),
         ("", "100,100,7", b"r" * 7, b"o" * 20 + b"r" * 7, (0, 0, 13)),
         ("", "5,6,7", b"r" * 7, b"o" * 5 + b"r" * 7, (15, 14, 13)),
-        # Without its own limit it counts as standard output.
+        # Without a limit of its own, the result has the limit of standard output.
         ("", "25,100", b"r" * 5, b"o" * 20 + b"r" * 5, (15, 0, 0)),
         ("result stdout\\n", "25,100", b"o" * 20 + b"r" * 5, b"o" * 20 + b"r" * 5, (15, 0, 0)),
         ("result stdout\\n", "0,100,25", b"o" * 20 + b"r" * 5, b"o" * 20 + b"r" * 5, (0, 0, 15)),

@@ -1,4 +1,4 @@
-"""What a hostile call tries in order to survive or affect the next one."""
+"""What a hostile call does to survive until the next call, or to affect it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def bare_guest(empty: BareGuest) -> BareGuest:
     return empty
 
 
-# `plant` leaves a process that watches for the next call's process, reads its memory, responds in
-# its place and kills it. `leave` determines how it stays; it returns 0 in that process.
+# `plant` leaves a process that watches for the process of the next call, reads its memory, responds
+# in its place and kills it. `leave` determines how the watching process stays, and returns 0 in it.
 WATCHER = """
 import ctypes, os, signal, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -84,7 +84,8 @@ def handler(event):
         os._exit(0)
     return "planted"
 """
-# Processes between the call's process and the watching one end at once, if possible.
+# How the watching process is related to the call's process. Processes between the two end at once,
+# if possible.
 LEFT = {
     "sibling": "return sibling()",
     "child of a sibling": "return sibling() or (os.fork() and os._exit(0)) or 0",
@@ -111,7 +112,7 @@ def watcher(how: str) -> str:
 
 
 def alive(bare_guest: BareGuest) -> int:
-    """How many processes have a running thread."""
+    """The number of processes with a thread that is not a zombie."""
     threads = [Path(f"/proc/{pid}/task").glob("*/stat") for pid in bare_guest.processes()]
     states = [[one.read_text().rpartition(") ")[2][0] for one in each] for each in threads]
     return sum(set(each) != {"Z"} for each in states)
@@ -119,7 +120,7 @@ def alive(bare_guest: BareGuest) -> int:
 
 @pytest.fixture(scope="module")
 def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A guest that only checks its own children."""
+    """A guest with a planted bug: it only checks its own children."""
     directory = tmp_path_factory.mktemp("blind")
     right = "static bool alone_with(pid_t kept)\n{\n"
     mistaken = f"{right}    if (kill_children_but(kept) == 0)\n        return true;\n"
@@ -149,7 +150,7 @@ def test_nothing_of_a_call_is_alive_in_the_next(bare_guest: BareGuest, app: Path
         assert (answer.stderr, json.loads(answer.stdout)) == (b"", [[], 20])
 
 
-# A third-party runner that forks: it never checks how children that it did not create ended.
+# A third-party runner that forks. It never reads the status of children that it did not create.
 FORKING = """
 import ctypes, socket
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -173,8 +174,8 @@ while True:
 
 @promise("F26")
 def test_a_runner_of_somebody_elses_need_not_help(bare_guest: BareGuest) -> None:
-    """Children that it does not reap are dead, and count as processes of its sandbox until it
-    does.
+    """Children that the runner does not reap are dead, and count as processes of the sandbox until
+    it does.
     """
     assert small(bare_guest, FORKING).errno == 0
     for number in range(1, 6):
@@ -196,7 +197,8 @@ def test_what_a_runner_that_forks_writes_itself_is_of_the_calls_log(bare_guest: 
         assert (answer.stdout, answer.stderr) == (b"-1\n", b"by the runner\n")
 
 
-# `look` is what a handler can see of its standard streams; `spoil` changes all of it that it can.
+# `look` returns what a handler can see of its standard streams; `spoil` changes everything of them
+# that a handler can change.
 STREAMS = """
 import fcntl, os, socket, stat, sys
 SPOILING = [
@@ -254,8 +256,8 @@ def test_negative_control_a_staying_runner_has_streams(bare_guest: BareGuest, ap
     assert 0 not in [one[1] for one in after]
 
 
-# Signals that the kernel will send to the runner later, when somebody reads what was written or
-# collects sockets that hold each other.
+# Makes the kernel send signals to the runner later: when somebody reads written data, or when the
+# kernel collects sockets that hold each other.
 ARMED = """
 import fcntl, os, signal, socket
 def arm(fd, number):
@@ -275,7 +277,9 @@ def handler(event):
 
 
 def test_an_arranged_signal_does_not_reach_the_runner(bare_guest: BareGuest, app: Path) -> None:
-    """Except for F_SETSIG, which the seccomp filter refuses; a bare guest has no filter."""
+    """F_SETSIG is not tested here: the seccomp filter refuses it, and a bare guest has no
+    filter.
+    """
     assert python(bare_guest, app, ARMED).errno == 0
     call_in_turns(bare_guest)
 
@@ -293,8 +297,9 @@ def call_in_turns(bare_guest: BareGuest) -> None:
         assert bare_guest.call(payload=b"look").stdout == b"fine"
 
 
-# A sibling of the call's process waits until that is gone, then sends the runner a signal and ends,
-# or stays. The guests of these tests check for it once it has left a mark: it is always in time.
+# A sibling of the call's process waits until that process is gone, then sends a signal to the
+# runner and ends, or stays. In these tests, the guest waits for a mark of the sibling before it
+# looks for processes, so the signal is always in time.
 SENDER = """
 import ctypes, os, signal, time
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -323,7 +328,7 @@ NAP = """
 
 @pytest.fixture(scope="module")
 def mark() -> Iterator[Path]:
-    """A file that handlers can remove and create again; calls without a sender leave it."""
+    """A file that handlers can remove and create again. Calls without a sender leave it alone."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         Path(name).chmod(0o777)
         Path(name, "mark").touch()
@@ -344,7 +349,7 @@ def late(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def late_and_blind(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
-    """A guest that does not check the runner's state either."""
+    """A guest with two planted bugs: it also does not check the state of the runner."""
     directory = tmp_path_factory.mktemp("late-and-blind")
     source = with_mistake(directory, "survivors.c", LATE, LATE + NAP.replace("{mark}", str(mark)))
     right = "        spoilt = !same || !waits;\n"
@@ -365,14 +370,15 @@ def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
         python(bare_guest, app, sender(mark))
         bare_guest.send_call(payload=json.dumps([int(number), ends]).encode())
         said, end = output_and_end(bare_guest)
-        # A sender that lived until all were stopped made the runner continue with them.
+        # The sender lived until all processes were stopped, and then made the runner continue
+        # together with them.
         if number == signal.SIGSTOP and not ends and end.code == 0:
             assert (end.kind, end.code, said) == (ExitKind.EXITED, 0, b"sent")
             assert isinstance(bare_guest.next(), Clean)
             assert bare_guest.call(payload=b"look").stdout == b"fine"
             return
         if end.kind is ExitKind.KILLED:
-            # The runner ended before it reported how the call had ended.
+            # The runner ended before it reported the end of the call.
             assert (number != signal.SIGSTOP, end.code) == (True, number)
         else:
             assert (end.kind, end.code) == (ExitKind.EXITED, 1)
@@ -435,7 +441,8 @@ def test_a_call_finds_signals_as_its_module_set_them(bare_guest: BareGuest, app:
         assert seen == before
 
 
-# A runner that keeps state, with a leftover child that ends or stops it when the call is over.
+# A runner that keeps state. A call leaves a child that ends or stops the runner when the call is
+# over.
 KEEPS = """
 import threading, time
 def handler(event):
@@ -465,12 +472,12 @@ def test_a_runner_with_state_that_is_deaf_is_given_up(late: Path, app: Path, num
             bare_guest.next()
 
 
-# A third-party runner, which reacts to a signal as its language does.
+# A third-party runner reacts to signals as its language does.
 @promise("F30")
 @pytest.mark.parametrize("ignores", [False, True], ids=["heeds SIGIO", "ignores SIGIO"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores: bool) -> None:
-    """It may be killed before it has sent anything: then the next invocation works."""
+    """The runner may be killed before it has sent anything; then the next call must work."""
     sends = (
         "me, runner = os.getpid(), os.getppid()\n"
         "        call = ctypes.CDLL(None).syscall\n"
@@ -481,7 +488,7 @@ def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores
     )
     loop = FORKING[FORKING.index("        while ctypes") : FORKING.index("        print(payload")]
     allowed = {(ExitKind.EXITED, 0), (ExitKind.EXITED, 1), (ExitKind.KILLED, int(number))}
-    if number == signal.SIGSTOP:  # and then it reports nothing before the deadline
+    if number == signal.SIGSTOP:  # a stopped runner reports nothing before the deadline
         allowed.add((ExitKind.DEADLINE, 0))
     with BareGuest(late) as bare_guest:
         small(bare_guest, IGNORING * ignores + FORKING.replace(loop, "        " + sends))
@@ -498,7 +505,8 @@ def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores
             pytest.fail("it was never given up")
 
 
-# Its status need not be read after each call: nothing can be pending there or reach it late.
+# The guest need not read the status of this runner after each call: no signal can be pending in it,
+# or reach it late.
 IGNORING = "signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
 BLOCKING = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
 
@@ -507,7 +515,9 @@ BLOCKING = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
     "does", ["os._exit(0)", "os.kill(os.getpid(), 19)"], ids=["ends", "stands still"]
 )
 def test_one_that_ignores_sigio_and_stops_is_given_up(bare_guest: BareGuest, does: str) -> None:
-    """It stops itself after its `done`: no process of the call exists to be found."""
+    """The runner stops itself after its `done`, so there is no process of the call that the guest
+    could find.
+    """
     small(
         bare_guest,
         IGNORING + FORKING.replace("while ctypes", "while 0 and ctypes") + f"    {does}\n",
@@ -550,7 +560,7 @@ CALLS = 10
 
 
 def syscalls(bare_guest: BareGuest) -> str:
-    """The guest's system calls during that many calls."""
+    """The guest's system calls during some calls, as strace prints them."""
     command = ["strace", "-s", "40", "-p", str(bare_guest.guest_pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
