@@ -39,6 +39,13 @@ class Empty:
         self.kept.append(given)
 
 
+class Away(Empty):
+    """An `IdempotencyStore` that takes keys, and then no response."""
+
+    async def complete(self, *_: object) -> None:
+        raise StoreUnavailable("away")
+
+
 class Untold:
     """An `IdempotencyStore` that takes a key but reports no outcome, as when the response to a
     commit is lost.
@@ -138,3 +145,20 @@ async def test_a_key_that_the_store_took_without_saying_so_is_not_lost_for_repet
         await keyed.run(REQUEST, never)
     answer = await keyed.run(REQUEST, wait)  # while it runs, another repetition is refused
     assert (answer.status, answer.body) == (202, b"i")
+
+
+@pytest.mark.parametrize("is_unknown", [False, True])
+async def test_a_response_that_was_not_stored_says_so_unless_it_says_less(
+    *, is_unknown: bool
+) -> None:
+    """The client must not take an operation whose outcome is unknown for one that was done."""
+
+    async def execute() -> Response:
+        return Response(status=503, body=b"", executed=True, is_unknown=is_unknown)
+
+    keyed = keyed_by(Away())
+    if is_unknown:
+        assert (await keyed.run(REQUEST, execute)).is_unknown
+    else:
+        with pytest.raises(StoreUnavailable, match="this was done, but its answer"):
+            await keyed.run(REQUEST, execute)
