@@ -52,7 +52,7 @@ def test_every_test_of_hostile_handlers_is_named_by_a_row() -> None:
 
 @promise("F12")
 def test_a_row_is_run_on_pure_v2_or_says_what_of_it_is_not() -> None:
-    """`scripts/test-v2` without arguments runs these tests."""
+    """The tests that `scripts/test-v2` runs without arguments count as run on pure v2."""
     script = (ROOT / "scripts" / "test-v2").read_text()
     (listed,) = re.findall(r"tests=\(\n.*?\n\)\n", script, re.DOTALL)
     said = subprocess.run(

@@ -83,7 +83,7 @@ def test_what_the_page_names_is_there(page: str) -> None:
 
 
 def test_constants_in_the_steps_of_a_change_stand_beside_their_files() -> None:
-    """Otherwise, nothing would notice that a constant was moved to another file."""
+    """If a constant stood alone, nothing would notice that it was moved to another file."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     constants = set(re.findall(r"`([A-Z][A-Z_]+)`", text))
     assert len(constants) > 5

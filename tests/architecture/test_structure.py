@@ -350,7 +350,7 @@ def test_objects_are_complete_once_they_are_made() -> None:
 
 def test_listeners_are_connected_in_one_place() -> None:
     connecting = {module_of(path) for path in FILES if LISTENS.search(path.read_text())}
-    # Listeners of one sandbox wait for its end.
+    # Listeners in `launcher/sandboxes` wait for the end of one sandbox.
     assert connecting == {"server/platform", "launcher/sandboxes"}
 
 

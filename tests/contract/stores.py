@@ -254,7 +254,7 @@ def change(path: Path, *statements: str) -> None:
 
 
 def not_none(value: T | None) -> T:
-    """The value, which must be there."""
+    """The value; fails if it is None."""
     assert value is not None
     return value
 
@@ -289,7 +289,7 @@ async def said_before_a_kill(after_s: float, child: Callable[..., None], *given:
     with forked(child, *given) as process:
         lines = await process.lines()
         while (line := await lines.readline()) != b"ready\n":
-            assert line  # a notice about the start
+            assert line  # earlier lines are notices about the start
         reading = asyncio.create_task(lines.read())
         await asyncio.sleep(after_s)
         process.kill()

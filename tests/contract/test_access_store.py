@@ -188,7 +188,7 @@ async def test_a_server_sees_key_changes_of_a_tool(store: SqlStore, tmp_path: Pa
 
 @promise("A13")
 async def test_of_simultaneous_keys_one_is_the_first(store: SqlStore, tmp_path: Path) -> None:
-    # As if two people follow the installation guide on one machine in the same minute.
+    # This is like two people who follow the installation guide on one machine in the same minute.
     async with opened_as_before(tmp_path, alone=False) as beside:
         stores = (store, beside) * 4
         made = await asyncio.gather(

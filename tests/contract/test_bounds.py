@@ -245,7 +245,7 @@ async def test_a_large_record_is_not_copied_on_its_way_in(store: SqlStore) -> No
         return any(step[1] == "OpenEphemeral" for step in steps)
 
     assert not copies(records.upsert_large(1))
-    assert copies(records.upsert_rows(1, 1))  # negative control
+    assert copies(records.upsert_rows(1, 1))  # negative control: this statement makes a copy
 
 
 def test_an_upgrade_counts_what_is_there(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ VALUES (:tenant, 'POST', '/f', :id, 'd', '{}', x'00ff00', 1)
 """
 
 
-# Answers -------------------------------------------------------------------------------------
+# Responses -----------------------------------------------------------------------------------
 
 
 def a_keyed_request(key: str, tenant_id: str = "default") -> IdempotentRequest:

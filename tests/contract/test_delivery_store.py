@@ -271,7 +271,8 @@ async def test_what_has_ended_goes_by_age_and_what_is_too_much_goes_oldest_first
     assert await tight.prune_some(None, NOW_S) == 1
     left = (await deliveries.list(function.id, 10, None, None)).items
     assert [(one.id, one.status) for one in left] == [(made[3], "waiting"), (made[2], "failed")]
-    again = await deliveries.retry(function.id, made[2], 7, 9)  # the content was removed
+    # The content of this delivery was removed before.
+    again = await deliveries.retry(function.id, made[2], 7, 9)
     assert again is not None
     assert (again.status, again.ended_at) == ("failed", NOW_S)
     assert await deliveries.prune_some(2**40, NOW_S) == 1

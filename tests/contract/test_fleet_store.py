@@ -154,8 +154,8 @@ def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:
 
 
 async def test_what_a_node_has_stored_is_there_after_postgresql_was_killed(tmp_path: Path) -> None:
-    """PostgreSQL writes commits to disk later. A node waits for this only after its turn, so it
-    must do so before it acknowledges.
+    """PostgreSQL writes commits to disk later. A node waits for the disk only after its turn at the
+    database, but must do so before it acknowledges a write.
     """
     with postgresql.started() as cluster:
         found = cluster.create("fleet")

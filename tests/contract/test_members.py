@@ -365,7 +365,7 @@ async def test_deliveries_of_a_lost_node_are_sent_by_others(two_nodes) -> None:
     assert [one.id for one in await others.claim(function.id, 5, LATER_MS)] == ["d"]
 
 
-# Late ends -----------------------------------------------------------------------------------
+# Ends that arrive late -----------------------------------------------------------------------
 
 
 async def counted(node: Node, function: Function) -> tuple[int, int, dict[str, int]]:
@@ -384,8 +384,8 @@ async def counted(node: Node, function: Function) -> tuple[int, int, dict[str, i
 async def with_late_end(
     open_shared: SharedStoreOpener, path: Path, policy: AsyncPolicy | None = None
 ) -> AsyncIterator[tuple[Node, Node, Function, Invocation]]:
-    """Two nodes. The first one was taken over while it had accepted work. The work's success is in
-    its spool, but it was not restarted yet.
+    """Two nodes. The first one was taken over while it had accepted work. The success of this work
+    is in the node's spool, and the node was not restarted yet.
     """
     async with a_node(open_shared, path, "two") as second:
         function = await a_stored_function(second.store)
@@ -514,7 +514,8 @@ async def test_a_beat_does_not_wait_behind_records_that_are_stored(two_nodes) ->
 
     writing = asyncio.ensure_future(second.store.database.write(long))
     await begun_at.wait()
-    first.store.database.busy_timeout_s = 0.5  # this ends before PostgreSQL ends the transaction
+    # This write gives up before PostgreSQL ends the other transaction.
+    first.store.database.busy_timeout_s = 0.5
     with pytest.raises(StoreUnavailable):  # control: another write does wait
         await asyncio.wait_for(first.store.database.write(lambda _: None), scaled(30))
     async with asyncio.timeout(scaled(2)):

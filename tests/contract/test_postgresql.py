@@ -41,7 +41,9 @@ def test_a_database_belongs_to_an_ordinary_role_by_socket_and_by_tcp(cluster):
 
 
 def test_all_memory_that_has_a_name_is_in_its_directory(cluster):
-    """Otherwise, a cluster that is killed and not restarted would leave shared memory behind."""
+    """If shared memory were elsewhere, a cluster that is killed and not restarted would leave it
+    behind.
+    """
     maps = Path(f"/proc/{cluster.processes()[0]}/maps").read_text()
     assert f"{cluster.data}/pg_dynshmem/" in maps
     assert "/dev/shm/PostgreSQL." not in maps

@@ -338,7 +338,7 @@ async def test_a_connection_ended_by_postgresql_is_remade(
 
 @promise("N91")
 async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlStore) -> None:
-    """As if PostgreSQL has announced the end of the connection, but the end has not arrived yet."""
+    """PostgreSQL has announced the end of the connection, but the end has not arrived yet."""
 
     def leave(connection: Connection) -> None:
         driver(connection).pgconn.enter_pipeline_mode()
@@ -391,7 +391,7 @@ async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: P
 async def test_a_postgresql_that_stands_still_is_not_waited_for(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if PostgreSQL's disk hangs: the kernel keeps the connections, and nothing responds."""
+    """This is like a disk that hangs: the kernel keeps the connections, and nothing responds."""
     monkeypatch.setattr(postgres_connection, "ANSWER_MAX_S", 1.0)
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path, busy_timeout_s=BUSY_TIMEOUT_S) as store:
@@ -556,7 +556,7 @@ async def test_a_commit_without_an_answer(cluster: Cluster, tmp_path: Path, cut:
 async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
     tmp_path: Path, alone: bool, code: str, expected: type[Exception] | None
 ) -> None:
-    """As if a person cancelled the statement, or the disk was full for a moment."""
+    """The commit fails as if a person cancelled the statement, or the disk was full briefly."""
     url = url_of(tmp_path)
     fails_once = f"""
         CREATE SEQUENCE tries;

@@ -187,7 +187,7 @@ async def test_of_changes_at_once_exactly_one_is_made(servers: tuple[Server, Ser
         assert not_none(await servers[1].store.find(function.id)).function == function
 
 
-# Following each other ------------------------------------------------------------------------
+# Changes by the other server -----------------------------------------------------------------
 
 
 @promise("D29")

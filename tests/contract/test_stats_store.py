@@ -416,8 +416,8 @@ async def test_what_is_remembered_of_deleted_functions_calls_is_forgotten_in_tim
 async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
     stats: SqlStats, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither another tenant's reader nor the folding of its rows must wait. The rows of the tenant
-    itself are unchanged.
+    """Another tenant's reader must not wait, nor the folding of that tenant's rows. The rows of the
+    first tenant are unchanged.
     """
     old = floor_to(HOUR_S, ENDED) - 2 * HOUR_S
     for tenant in ("much", "little"):

@@ -412,7 +412,7 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
     mine = [function, *[await a_stored_function(store) for _ in range(3)]]
     mine.sort(
         key=lambda function: function.id
-    )  # those created at the same time need not be in order
+    )  # functions that are created at the same time need not be in order
     other = await a_stored_function(store, tenant_id="other")
     made = [await dead(queue, journal, one) for one in (*mine[:2], other, mine[0])]
     await an_accepted(queue, mine[2])
@@ -464,7 +464,8 @@ async def test_the_queues_of_a_page_are_counted_some_functions_at_a_time(
     monkeypatch.setattr(store.database, "read", noted)
     page = await queue.queues(TenantFunctions(function.tenant_id), 9, None, NOW_MS)
     assert [one for one, _ in page.items] == sorted(one.id for one in mine)
-    assert asked == [1, 1, 1, 1]  # the list of functions, and then two, two, and one of them
+    # One statement for the list of functions, then for two, two, and one of them.
+    assert asked == [1, 1, 1, 1]
 
 
 @contextlib.contextmanager
@@ -667,7 +668,7 @@ async def test_policies_are_stored_and_go_with_their_function(
         await policies.save_record(function.id, record)
 
 
-# Costs ---------------------------------------------------------------------------------------
+# Costs of queries ----------------------------------------------------------------------------
 
 
 @OF_SQLITE

@@ -161,7 +161,7 @@ def shares(targets: dict[str, int], seconds: int) -> dict[str, int]:
     return {name: max(1, seconds * part // parts) for name, part in targets.items()}
 
 
-# ------------------------------------------------------------------------------------ what is kept
+# ----------------------------------------------------------------------------------- stored inputs
 
 
 def keep(directories: Directories, fuzzer: Path) -> None:

@@ -194,8 +194,8 @@ class Member(PoolSimulation):
 
     @property
     def unserved_since(self) -> float | None:
-        """The time since which the first invocation without an instance has waited. An instance
-        that is being started or cleaned counts as one for the next invocation.
+        """When the first invocation that nothing serves began to wait. The longest waiting ones are
+        served by instances that are being started or cleaned, and are left out.
         """
         serving = self.those(lambda b: b.digest == self.pool.current and not b.destroying)
         coming = [n for n in serving if self.simulated[n].pending or self.simulated[n].cleaning]
@@ -210,8 +210,8 @@ class Member(PoolSimulation):
         return self.unserved_since is not None and not lacks_other
 
     def check_nobody_waits_in_vain(self) -> None:
-        """Check that the first unserved invocation lacks memory, the quota, a place or its turn.
-        The resources of ending instances are offered to this invocation once they are gone.
+        """Check that the first unserved invocation lacks memory, quota, a place or its turn. The
+        resources of ending instances are offered to this invocation once they are gone.
         """
         pool, since = self.pool, self.unserved_since
         if since is not None and not pool.places.leaving:

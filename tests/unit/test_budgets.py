@@ -121,7 +121,7 @@ async def test_kept_answers_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyP
     await load("b")
     assert len(loaded) <= 3
     ended = await asyncio.gather(*mine, return_exceptions=True)
-    assert {type(one) for one in ended} == {type(None), CapacityFull}  # each one ends
+    assert {type(one) for one in ended} == {type(None), CapacityFull}  # each request ends
 
 
 async def test_whoever_gives_up_makes_way_for_the_next() -> None:

@@ -15,7 +15,7 @@ from quiltfn.wire.fields import fields_of
 from unit.canned_server import FUNCTION, ID, INFO, INVOCATION, Terminal, body_of, version
 from unit.command_line import CommandLine
 
-# --- changes -----------------------------------------------------------------------------------
+# --- changes of functions ----------------------------------------------------------------------
 
 
 def test_update_sends_what_was_said_and_nothing_else(cli: CommandLine) -> None:

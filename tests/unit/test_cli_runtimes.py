@@ -538,7 +538,7 @@ def test_an_image_and_packages_are_for_the_processor_of_the_server(
 ) -> None:
     log = tmp_path / "log"
     install_skopeo(f'echo "$*" >{log}\nfor last; do :; done\necho x >"${{last#*:}}"')
-    # The user's machine, unlike the server's.
+    # The user's machine has another architecture than the server's.
     monkeypatch.setattr(platform, "machine", lambda: "s390x")
     image = IMAGE | {"interpreters": {"python": TARGET.interpreter}}
     cli.answers["POST", "/api/runtimes/images"] = (201, image)
@@ -618,8 +618,8 @@ def test_runtimes_for_all_tenants_take_packages_of_such_alone(cli: CommandLine, 
     installed = (DIGEST, bound, True)
     assert packages_with(True, shared=False) == installed
     assert packages_with(True, shared=False, packages_key=f"{key}@{evil[:32]}") == installed
-    # A runtime that an earlier release may have created with a tenant's packages, and one with
-    # other packages.
+    # Packages are not reused from a runtime that an earlier release may have created with a
+    # tenant's packages, nor from one with other packages.
     assert packages_with(True, shared=True) == installed
     assert packages_with(True, shared=True, packages_key=bound) == installed
     # Controls: packages that are reused for all tenants, and within a tenant.

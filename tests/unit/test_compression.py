@@ -37,7 +37,7 @@ async def test_a_long_answer_is_compressed_and_says_so(size: int) -> None:
     assert response.header("vary") == "accept-encoding"
     assert isinstance(response.body, bytes)
     assert gzip.decompress(response.body) == b"x" * size
-    # The client did not ask for it, but caches learn that the response varies.
+    # The client did not ask for compression, but the header Vary tells caches about it.
     plain = await applied(a_response(size), Headers())
     assert (plain.body, plain.header("content-encoding")) == (b"x" * size, None)
     assert plain.header("vary") == "accept-encoding"

@@ -344,8 +344,8 @@ async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: ServerUn
 @promise("A33")
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, waits: bool) -> None:
-    """Otherwise, streams would continue without a reader. The client leaves between two chunks, or
-    while the stream waits for a chunk that never comes.
+    """A stream must end with its reader. The client leaves between two chunks, or while the stream
+    waits for a chunk that never comes.
     """
     closed = asyncio.Event()
     door.respond("/s", body=partial(endless, closed, waits=waits))
@@ -649,8 +649,8 @@ async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None
     [b"0\r\nx-a: ", b"0\r\nx", b"0;a=", b"2\r\nok\r\n0\r\nx-a: ", b"2\r\nok\r\n2;a="],
 )
 async def test_endless_bodies_end(door: ServerUnderTest, endless: bytes, is_read: bool) -> None:
-    """Otherwise, a client could keep a connection forever: it sends small pieces that never end,
-    and the handler may read the body or not.
+    """A client must not keep a connection forever by sending small pieces of a body that never
+    ends, whether the handler reads the body or not.
     """
     door.answers["/a"] = read if is_read else plain
     head = POST(CHUNKED)
@@ -826,8 +826,8 @@ async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
 @promise("A22")
 @pytest.mark.parametrize("size", [2**20, 16])
 async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(size: int) -> None:
-    """No budget counts responses that are created before the client has taken the previous ones.
-    Requests that arrive meanwhile must wait, too, and end if the client leaves.
+    """No budget counts responses that are created before the client has taken the previous ones. So
+    requests that arrive meanwhile must wait, and are dropped if the client leaves.
 
     Control: short responses, which fit into the buffer.
     """

@@ -80,7 +80,7 @@ def ended_for(connections: Connections, peers: list[Peer]) -> int | None:
 def test_the_one_that_has_been_idle_longest_ends_whichever_came_first() -> None:
     connections, peers = full(30, 10, None, 20)
     assert [ended_for(connections, peers) for _ in range(4)] == [1, 3, 0, None]
-    assert len(connections) == 5  # The last one took a reserved slot.
+    assert len(connections) == 5  # The last connection took a reserved slot.
 
 
 def test_use_after_a_look_counts() -> None:
@@ -104,7 +104,7 @@ def test_it_is_the_longest_of_many_even_far_behind() -> None:
 
 
 def test_a_new_connection_looks_at_few_others() -> None:
-    """A new connection must be cheap: if all others are busy and, on average, if many end one after
+    """A new connection must be cheap if all others are busy and, on average, if many end one after
     another.
     """
     connections, peers = full(*[None] * MOST, kind=Counting)
@@ -234,7 +234,7 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first() -> No
     assert readers.responses.held == 100 * MIB  # shared data is not counted
     async with readers.wanting(45 * MIB) as waits:
         for now in range(4):
-            if now == 3:  # a request must have waited this long
+            if now == 3:  # requests must have waited this long
                 assert readers.cut() == []
                 waits.cancel()
                 await asyncio.sleep(0)

@@ -33,7 +33,9 @@ MakeRoot = Callable[[dict[str, str | None]], Path]
 
 @pytest.fixture
 def root(tmp_path: Path) -> MakeRoot:
-    """A machine without problems, except that some files are changed or removed (None)."""
+    """A function that makes a machine without problems, except that some files are changed or, if
+    their text is None, removed.
+    """
 
     def make(changes: dict[str, str | None]) -> Path:
         for name, text in {**GOOD, **changes}.items():

@@ -103,11 +103,12 @@ def test_what_a_node_says_with_an_answer_is_newer_than_its_last_report() -> None
     assert known.counts.counts(G) == PoolCounts(busy=1)
     known.counts.update("b", G, PoolCounts())
     assert list(known.counts.occupied()) == [F]
-    # The next report to be read may be older than that.
+    # The next report to be read may be older than the counts of `update`.
     known.read(member("b", load(G, ready=7), beat=2))
     assert known.counts.counts(G).ready == 0
     known.clock.time += BEAT_S
     known.read(member("b", load(G, ready=7), beat=3))
     assert known.counts.counts(G).ready == 7
-    known.counts.update("nobody", G, PoolCounts(busy=1))  # from a node that has just left
+    # These counts are from a node that has just left.
+    known.counts.update("nobody", G, PoolCounts(busy=1))
     assert known.counts.counts(G).busy == 0

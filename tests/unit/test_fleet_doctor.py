@@ -143,7 +143,7 @@ def test_nodes_with_other_times_are_named() -> None:
     same = Member(name="two", epoch=1, report=Report(times=TIMES))
     other = Member(name="three", epoch=1, report=Report(times=(1, 2, 3, 4)))
     gone = Member(name="four", epoch=1, presence=Presence.GONE, report=Report(times=(1, 2, 3, 5)))
-    unknown = Member(name="five", epoch=1)  # from a release that doesn't report it
+    unknown = Member(name="five", epoch=1)  # from a release that doesn't report times
     settings = Settings()
     assert fleet_doctor.times(settings, [same, gone, unknown]).level is Level.OK
     found = fleet_doctor.times(settings, [same, other, gone])

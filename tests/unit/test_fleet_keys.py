@@ -204,8 +204,8 @@ async def test_keys_of_another_node_do_not_stand_for_the_store(nodes: Nodes) -> 
 
 
 async def test_a_node_that_reaches_the_store_asks_it_for_disabled_tenants(nodes: Nodes) -> None:
-    """Another node has newer keys, so the node asks it; but that node does not know yet that the
-    tenant was enabled again.
+    """The node asks another node, which has newer keys but does not know yet that the tenant was
+    enabled again. So the node must also ask the store.
     """
     nodes.clock.time += 0.5
     await nodes.access["two"].refresh()

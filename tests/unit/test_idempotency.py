@@ -143,7 +143,7 @@ async def test_a_key_that_the_store_took_without_saying_so_is_not_lost_for_repet
     keyed = keyed_by(Untold())
     with pytest.raises(StoreUnavailable):
         await keyed.run(REQUEST, never)
-    answer = await keyed.run(REQUEST, wait)  # while it runs, another repetition is refused
+    answer = await keyed.run(REQUEST, wait)  # while this repetition runs, another one is refused
     assert (answer.status, answer.body) == (202, b"i")
 
 

@@ -289,8 +289,8 @@ def node_modules(root: Path, count: int, content: bytes) -> None:
     [b"{", b'{"name": "same", "version": "1"}', b'{"name": "\xff", "version": "1"}', b"[" * 9000],
 )
 def test_few_descriptions(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An invalid entry, or one that exists already, costs as much as a new package, so it must
-    count.
+    """An invalid entry, or one that exists already, must count like a new package, since it costs
+    as much.
     """
     from quiltfn.images import contents  # noqa: PLC0415
 

@@ -314,7 +314,7 @@ async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: ImagesUnder
     spent, began = time.process_time() - began, time.process_time()
     assert len(gzip.decompress(bomb)) > size  # control: unpacking all of it
     assert spent < (time.process_time() - began) / 2
-    # Data hidden in a part that is skipped: after the archive's end.
+    # The limit also applies to data in a part that is skipped: after the archive's end.
     late = pressed(packed([file("a")]) + b"\0" * size)
     assert "after its end" in await box.refused(late, Archive.GZIP)
 

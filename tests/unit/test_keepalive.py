@@ -1,4 +1,6 @@
-"""Keep-alive policies for functions whose next call is known."""
+"""Keep-alive policies, which use a function's past calls to keep or start an instance for the next
+one.
+"""
 
 import math
 from itertools import pairwise

@@ -110,7 +110,7 @@ async def test_a_slow_take_over_holds_up_no_beat(clock: ManualClock) -> None:
     assert node.problem is None
     table.may_take_over.set()
     await node.settled()
-    # B is taken over once, though it was due at many looks.
+    # node b is taken over once, though this was due at many looks
     assert (table.taken, node.taken_over) == (["b"], 1)
 
 

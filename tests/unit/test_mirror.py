@@ -47,7 +47,7 @@ async def test_what_the_store_has_is_taken_over(there: Any, changes: Any, expect
 
 
 async def test_it_waits_for_a_change_that_is_under_way() -> None:
-    """Otherwise memory could return to what was stored before the change."""
+    """Without this wait, memory could return to what was stored before the change."""
     numbers = Numbers()
     await numbers._changing.acquire()
     numbers.there = {"a": 1}

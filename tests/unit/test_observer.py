@@ -32,8 +32,8 @@ class Watch:
         self.members[name] = replace(self.members[name], **changes)
 
     def for_seconds(self, seconds: float) -> list[tuple[float, str]]:
-        """Let time pass. Returns the nodes that were to be taken over, each with the number of
-        seconds after which it first was.
+        """Let time pass. Returns the nodes that were to be taken over, each with the time after
+        which this was first due.
         """
         found: dict[str, float] = {}
         began = self.now

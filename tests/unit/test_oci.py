@@ -304,7 +304,7 @@ def test_rule(check: Rule) -> None:
 
 @pytest.mark.parametrize("netns", ["", NETNS])
 def test_the_network_is_the_one_that_was_made_for_it(netns: str) -> None:
-    """A sandbox without such a network gets a new one that has only loopback."""
+    """A sandbox for which no network was made gets a new one that has only loopback."""
     spec = oci.SandboxSpec(limits=PROBE, netns=netns)
     host = oci.Host(machine="x86_64", root="/root")
     made = oci.config(host, spec, uid_base=UID_BASE + 65_536, cgroup=CGROUP, hostname="0123")

@@ -43,7 +43,7 @@ class Source:
 
 
 class Nodes:
-    """A node and its peers, by name. In its context, a reader reads the events of all nodes."""
+    """A node and its peers, by name. Within `async with`, a reader reads events of all nodes."""
 
     def __init__(self, *names: str) -> None:
         self.own, self.names = Source(), list(names)

@@ -133,8 +133,8 @@ CASES = [
     Case("all were tried", Node(NO_SLOTS, b=READY, c=BUSY), HERE, ("b", "c"), asked=1),
     # The function is paused here, or being deleted: no other node is asked to run the call.
     Case("no pool here", Node(None, b=BUSY), HERE),
-    # A node with the image starts an instance, instead of this one fetching it, unless calls wait
-    # there.
+    # If another node has the image, that node starts an instance, so that this one need not fetch
+    # the image. This rule does not apply if calls wait at the other node.
     Case("the image is there", starter(image_at("b"), b=BUSY), waits_at("b")),
     Case("the image is here", starter(image_at("b", is_here=True), b=BUSY), HERE, asked=1),
     Case("the image, and no pool yet", starter(image_at("c"), b=None, c=None), waits_at("c")),

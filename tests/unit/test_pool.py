@@ -24,7 +24,8 @@ def test_a_warm_call_is_handed_a_ready_instance_at_once() -> None:
 
 
 def test_of_several_ready_instances_the_one_used_last_is_handed_out() -> None:
-    # Its caches are the warmest, and only this way the others become idle for long enough to end.
+    # The caches of this instance are the warmest, and only this way the other instances become idle
+    # for long enough to end.
     sim = a_pool(ready=2)
     first = sim.acquire()
     used = sim.held(first)
@@ -71,7 +72,8 @@ def test_a_call_is_refused_once_it_has_waited_for_too_long() -> None:
     sim.pass_time(6)
     second = sim.acquire()
     sim.pass_time(4)
-    # One call waits before this one, and calls take at least the ten seconds that it has waited.
+    # A repetition of the first call would wait behind the second one. Calls are assumed to take at
+    # least the ten seconds that the first one has waited.
     assert sim.answers[first] == Refuse(first, Full.WAITED_TOO_LONG, retry_after_s=20)
     assert second not in sim.answers
 

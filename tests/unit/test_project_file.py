@@ -103,7 +103,8 @@ def test_a_whole_file(place: Path) -> None:
     assert named == ("nightly", "hello", "Europe/Paris")
     assert (plain.new.runtime, plain.runtime, plain.url) == ("shell", None, None)
     assert plain.new.cleanup_on_exit
-    assert found.functions["web"].new.cleanup_on_exit is False  # the default of a server differs
+    # The default for HTTP servers is another one.
+    assert found.functions["web"].new.cleanup_on_exit is False
 
 
 # Invalid files, by the table that has the error.

@@ -412,7 +412,8 @@ def test_who_splits_calls_learns_how_a_new_version_gets(capsys: pytest.CaptureFi
         (NEW, 4, False, ["default", "also"]),
         (NEW, 2, True, ["also"]),
         (OLD, 4, False, ["default"]),
-        (OLD, 2, False, ["also"]),  # a release that split only calls by the alias creates this
+        # Such an alias is from a release in which only calls by the alias were split.
+        (OLD, 2, False, ["also"]),
         (OLD, 4, True, []),
     ],
 )

@@ -303,7 +303,7 @@ def oci_index(archive: bytes) -> bytes:
         return found.read()
 
 
-# Made harmless -------------------------------------------------------------------------------
+# Content that is made harmless ---------------------------------------------------------------
 
 
 @promise("R19")

@@ -259,8 +259,8 @@ class MemoryRuntimes(SqlRuntimes):
 
 
 class MemoryTenantImages(SqlTenantImages):
-    """`SqlTenantImages` in memory. `broken`: it accepts no writes; `named`: what runtimes or
-    versions name now.
+    """`SqlTenantImages` in memory. `broken`: it accepts no writes; `named`: the images that
+    runtimes or versions name now.
     """
 
     def __init__(self, *rows: TenantImage) -> None:

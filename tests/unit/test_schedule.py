@@ -95,7 +95,9 @@ def test_an_interval_is_counted_from_when_the_schedule_was_made() -> None:
     ],
 )
 def test_what_is_no_cron_expression_is_refused_by_its_field(cron: str, names: str) -> None:
-    """The schemas of the API refuse it, so that clients can check before they send a request."""
+    """The schemas of the API refuse an invalid expression, so that clients can check before they
+    send a request.
+    """
     with pytest.raises(Invalid, match=names) as refused:
         checked({"cron": cron}, ScheduleChanges)
     assert refused.value.path == "cron"
@@ -250,7 +252,7 @@ def test_ticks_are_decided_on_once(moves: list[tuple[str, Any]], missed: Missed,
             schedule = schedule.changed({"enabled": not value}, now)
         elif move == "jitter":
             schedule = schedule.changed({"jitter_seconds": value}, now)
-        if schedule.enabled:  # it never waits for a time later than the next tick
+        if schedule.enabled:  # the schedule never waits for a time after its next tick
             assert schedule.next_tick_ms is not None
             assert schedule.next_tick_ms <= (schedule.tick_after(now + SLEWED_MS) or 0)
 

@@ -43,7 +43,7 @@ def test_memory_weighs_and_some_calls_are_left_out() -> None:
     cost = replay([at(0, 5)], lambda: Fixed(60), START)
     assert (cost.calls, cost.cold) == (1, 1)
     assert cost.gib_minutes == pytest.approx(0.5 * cost.idle_minutes)
-    # A call that comes while one runs is neither cold nor idle.
+    # A call that arrives while another one runs is not cold, and adds no idle time.
     traced = TracedFunction("f", [1, 1, 0, 0], duration_s=90)
     assert replay([traced], lambda: Fixed(0), START).cold == 0
 

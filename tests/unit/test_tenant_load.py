@@ -185,8 +185,8 @@ def test_a_limit_of_one_lets_calls_through_wherever_they_come() -> None:
 
 
 def admitted_in(nodes: Nodes, seconds: float, rates: Callable[[float], list[float]]) -> int:
-    """How many calls are admitted within `seconds`. `rates`: how many calls arrive at each node per
-    second, by the time.
+    """How many calls are admitted within `seconds`. `rates`: takes the time, and returns how many
+    calls arrive at each node per second.
     """
     count, due = 0, [0.0] * len(nodes.admissions)
     step_s, began = 0.01, nodes.clock.time

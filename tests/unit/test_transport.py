@@ -292,7 +292,7 @@ async def test_the_authority_s_sources(certificate: Path, monkeypatch: pytest.Mo
             assert at.system.get_liveness().status == "ok"
         async with async_client(url, cacert=certificate) as other:
             assert (await other.system.get_liveness()).status == "ok"
-        # The certificate is also accepted on loopback.
+        # The variable also applies on loopback.
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         with client(url) as at:
             assert at.system.get_liveness().status == "ok"

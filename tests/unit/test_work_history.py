@@ -263,8 +263,8 @@ def test_every_rule_has_a_mistake_that_breaks_it() -> None:
 
 
 def test_a_dead_letter_that_had_ended_well_on_a_lost_node_was_not_lost_by_a_redrive() -> None:
-    """The node was taken over; once it is back, the true end replaces the assumed one. A redrive
-    that was requested meanwhile, without a response, had no effect.
+    """The node of the call was taken over; once the node is back, the true end replaces the assumed
+    one. A redrive that was requested meanwhile, without a response, had no effect.
     """
     case = Case()
     lose_a_redrive_that_was_not_answered(case)
