@@ -466,7 +466,7 @@ async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> No
         await until(lambda: len(door.begun) == 2)
         writer.write(b"ok")
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
-    # The handler doesn't want this body, so it gets its final response at once.
+    # The handler doesn't want this body, so the client gets the final response at once.
     unwanted = get("/a", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
     assert (await door.ask(unwanted)).startswith(b"HTTP/1.1 200")
 
@@ -757,7 +757,7 @@ async def test_a_head_that_is_not_read_has_time_and_does_not_cost_the_response_b
             await reader.readuntil(b"\r\n\r\n/a")
             writer.write(rest)
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
-        # Control: the server reads this half, and waits only for a short time.
+        # Control: the server waits for the rest of this head only for a short time.
         async with door.client() as (reader, writer):
             writer.write(half)
             assert await asyncio.wait_for(reader.read(), scaled(1)) == b""

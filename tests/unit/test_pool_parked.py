@@ -203,7 +203,7 @@ def test_restarts_park_one(given: dict[str, Any], story: str, states: dict[int, 
     [
         (1024, "", True, True),
         (1024, "park", False, False),
-        (1024, "acquire", False, False),  # an instance already serves
+        (1024, "acquire", False, False),  # a call already starts an instance
         (511, "park", True, True),  # the instance is started only once there is room
         (1024, f"{AHEAD}, acquire, release_sick 1, gone 1", True, True),
         # For a while, no instance is started to be parked if the last one was evicted, failed to
