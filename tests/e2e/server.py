@@ -192,7 +192,7 @@ class Server:
             headers=self.headers,
             timeout=scaled(CLIENT_TIMEOUT_S),
             trust_env=False,
-            verify=False,  # without HTTPS there is nothing to verify
+            verify=False,  # without HTTPS there is no certificate to verify
             limits=httpx.Limits(max_connections=128),
         )
         self.id = (self.server_dirs() - before).pop()

@@ -107,7 +107,7 @@ class Faults:
             return time.monotonic() - frozen > TIMES["end"] - TIMES["beat"]
         return time.monotonic() - thawed < WAKES_WITHIN_S
 
-    # -----------------------------------------------------------------------------------------
+    # Starts and ends of faults ---------------------------------------------------------------
 
     def _begin(self, kind: str) -> None:
         busy = {name for one in self.active for name in one.nodes}

@@ -253,7 +253,7 @@ def test_frames_written_by_a_handler_are_only_its_output(bare_guest):
     assert answer.end == End(bare_guest.nonce, ExitKind.EXITED, 7, 0, 0, "")
 
 
-# ------------------------------------------------------------------------------------- the end
+# ------------------------------------------------------------------------------- ends of calls
 
 
 def test_a_handler_killed_by_a_signal_is_reported_so(bare_guest):
@@ -453,7 +453,7 @@ def test_a_working_directory_is_where_the_handler_starts(empty):
     assert [empty.call().stdout for _ in range(2)] == [b"/usr/bin\n"] * 2
 
 
-# ------------------------------------------------------------------------------------ violations
+# -------------------------------------------------------------------- violations of the protocol
 
 FINE = encode_specialise(argv=["/bin/true"], cwd="/", environment={})
 

@@ -94,7 +94,7 @@ def works(made: LauncherProcess, **wanted: Any) -> None:
     until(lambda: made.sandboxes() <= before, 3)
 
 
-# Reaping -------------------------------------------------------------------------------------
+# Reaping of ended processes ------------------------------------------------------------------
 
 
 @promise("F31")
@@ -487,7 +487,7 @@ open(path + "/name", "w").write({digest!r})
         works(made)
 
 
-# Out of processes ----------------------------------------------------------------------------
+# Limits on processes -------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ POOL = ("warming_count", "ready_count", "busy_count")
 STATES = ("warming", "ready", "busy", "recycling", "terminating")
 COUNTED = ("invocation_count", "error_count", "last_invoked_at")
 EMPTY_WITHIN_S, CANCELLED_WITHIN_S, REST_WITHIN_S = 5.0, 7.0, 12.0
-COUNTED_WITHIN_S = 8.0  # the bound for several nodes
+COUNTED_WITHIN_S = 8.0  # the time within which the counts of several nodes agree with the records
 
 
 @dataclass
@@ -140,10 +140,10 @@ class StoryState:
     # After every step ------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Checks everything."""
+        """Checks all invariants after a step."""
         assert not self.driver.complaints(), "\n".join(self.driver.complaints())
-        # Read first: an invocation may end while records are read, but an ended invocation stays
-        # ended.
+        # The invocations that may be running are noted first: one may end while records are read,
+        # but an ended invocation stays ended.
         running = {one.id: len(self.calls(one)) for one in self.live.values()}
         listed, records = self._steady()
         assert list(listed) == sorted(one.id for one in self.live.values())
@@ -269,8 +269,8 @@ class StoryState:
             self.until(lambda: self._is_empty(function), EMPTY_WITHIN_S, "an empty pool")
 
     def _settled_pool(self, function: KnownFunction) -> dict[str, Any]:
-        """In a fleet, waits for a response within the bound, since a node's data may be
-        outdated.
+        """The function's pool. In a fleet, waits until its counts are within the bound, since one
+        node's data on others may be outdated.
         """
         answers = [self.pools[function.id]]
 
@@ -304,7 +304,9 @@ class StoryState:
     # At rest ---------------------------------------------------------------------------------
 
     def rest(self) -> None:
-        """Once all invocations have ended: checks that counts match, and that nothing is stuck."""
+        """Checks, once all invocations have ended, that the counts match the records, and that
+        nothing is stuck.
+        """
         for call in list(self.under):
             self.join(call)
         finish(self)

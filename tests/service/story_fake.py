@@ -37,7 +37,7 @@ from sqlite_template import with_schema
 
 T = TypeVar("T")
 PATIENCE_S = 300.0  # the time limit of a response, in the time of `StoryLoop`
-DRAIN_S, GRACE_S = 30.0, 2.0  # as in `main.serve`
+DRAIN_S, GRACE_S = 30.0, 2.0  # the values of `main.serve`
 EPOCH = 1_760_000_000.0
 # A tiny disk reserve, since the disk is never full, and allocating 32 MiB takes as long as thirty
 # requests.
@@ -289,10 +289,10 @@ class FakeDriver:
             await asyncio.wait(tasks, timeout=GRACE_S)
 
     async def _end(self) -> None:
-        # Stopped first: closed pools refuse all work, and a running dispatcher would start it again
-        # at once.
+        # The dispatcher is stopped first: closed pools refuse all invocations, and a running
+        # dispatcher would start them again at once.
         await self._harness.dispatcher.stop()
-        # Requests end with the pools, which are closed first; only then may the client be closed.
+        # Closing the pools ends all requests; the client may only be closed after that.
         await self._harness.pools.aclose()
         await asyncio.sleep(0.1)
         await self._life.__aexit__(None, None, None)

@@ -183,7 +183,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
         if number == function.current:
             assert answer["current_version"] == number
             if function.state == "active":
-                function.is_ill = False  # also forgets a failed update
+                function.is_ill = False  # this also clears the error of a failed update
         else:
             self._pointed(function, number, answer, crowded)
 

@@ -287,7 +287,7 @@ def finish(state: StoryState) -> None:
 
 
 def look_at_queue(state: StoryState, function: KnownFunction) -> None:
-    """Once all invocations have ended: checks that the counts match the queue."""
+    """Checks, once all invocations have ended, that the counts match the queue."""
     queue = state.good("GET", f"{function.path}/queue")
     waits = len(function.unfinished)
     assert queue["running"] == 0, queue

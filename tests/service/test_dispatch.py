@@ -367,7 +367,7 @@ async def test_what_a_stopped_dispatcher_heard_stops_nothing_later(server: Harne
 async def test_what_is_put_back_is_run_though_the_last_attempt_ends_meanwhile(
     server: Harness, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """A pause, or a lack of memory for claimed inputs, releases claims. The store is slow, and the
+    """A pause, or a lack of memory for claimed inputs, releases claims. The store is slow, so the
     function's last running attempt ends before the release is stored.
     """
     entry, _, held = await one_held(server)

@@ -309,7 +309,7 @@ async def test_a_server_that_is_alone_sends_no_notices(shared: Path, alone: bool
     assert [one.payload.partition(" ")[0] for one in found] == ([] if alone else ["change"])
 
 
-# Two nodes at once ---------------------------------------------------------------------------
+# Operations on two nodes at once -------------------------------------------------------------
 
 
 @promise("N22")

@@ -1,7 +1,7 @@
 """Random operations on two nodes at once: in the end, both nodes match the store.
 
-Each node has a catalog, a lifecycle and pools of fake sandboxes. They follow each other when the
-story says so, and else go by what they knew last.
+Each node has a catalog, a lifecycle and pools of fake sandboxes. A node reads the other's changes
+only when the story says so; until then it acts on outdated data.
 """
 
 import asyncio

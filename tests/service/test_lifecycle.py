@@ -121,7 +121,9 @@ async def test_deployments_write_later(server: Harness, monkeypatch: pytest.Monk
 
 
 async def test_a_refused_change_of_a_stale_function_is_then_made(server: Harness) -> None:
-    """Two servers share the store; the other one gave the function a description."""
+    """Two servers share the store, and the other one has changed the function. The refusal of the
+    first change must bring the new state to this server, so that a repetition succeeds.
+    """
     entry = await server.create()
     other = replace(entry.function, description="by the other")
     saved = await server.store.save(other)
@@ -216,7 +218,7 @@ async def test_delete_while_deploying(server: Harness, monkeypatch: pytest.Monke
     assert server.lifecycle._activities == {}
 
 
-# A restart -----------------------------------------------------------------------------------
+# A restart of the server ---------------------------------------------------------------------
 
 
 async def test_a_restart_restores_and_deploys_what_was_deploying(tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ async def test_a_restart_restores_and_deploys_what_was_deploying(tmp_path: Path)
         await until(lambda: server.now(deploying).function.state is FunctionState.ACTIVE)
 
 
-# Many at once --------------------------------------------------------------------------------
+# Many operations at once ---------------------------------------------------------------------
 
 
 @promise("P5")

@@ -97,9 +97,9 @@ async def test_functions_that_come_and_go_leave_nothing(
     """A deleted function leaves neither objects nor memory in SQLite, apart from SQLite's caches of
     pages and statements.
 
-    Both caches have a limit and are emptied before each look: a cached statement keeps the values
-    of its last run, 100 KB together, more or less. What a function leaves is in each batch; what
-    the first run of a periodic task makes is in one batch alone.
+    Both caches are limited, and are emptied before each measurement: a cached statement keeps the
+    values of its last run, about 100 KB in total. A leak per function shows in each batch; what the
+    first run of a periodic task creates shows in only one batch.
     """
     sqlite = ctypes.CDLL(ctypes.util.find_library("sqlite3"))
     sqlite.sqlite3_memory_used.restype = ctypes.c_int64

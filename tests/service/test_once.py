@@ -1,6 +1,6 @@
 """An invocation with an Idempotency-Key runs once, whatever fails before or after the handler.
 
-A real store and journal, and sandboxes that count how often a handler was given a call.
+The store and the journal are real; the sandboxes count how often a handler was invoked.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ def invocation_of(answer: httpx.Response, code: str, status: int = 503) -> str:
     return invocation_id
 
 
-# Failures after the handler has received the invocation ----------------------------------------
+# Failures after the handler has got the invocation ---------------------------------------------
 
 
 def closing_fails(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
@@ -168,7 +168,7 @@ async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not
     assert again.content == answer.content
 
 
-# The store cannot store the outcome of a key ----------------------------------------------------
+# Failures of the store when it has to store a key's response ------------------------------------
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Two nodes share a function: its instances move to where invocations wait, and never exceed its
 maximum.
 
-Slots are PostgreSQL's, pools are real ones on fake sandboxes, and a test says what a lease is.
+The slots are in PostgreSQL, the pools have fake sandboxes, and a test sets the state of each lease.
 """
 
 import asyncio
@@ -261,7 +261,7 @@ def counted(both: TwoNodes) -> Iterator[None]:
     assert most <= MOST, f"{most} instances at a time"
 
 
-# Calls ---------------------------------------------------------------------------------------
+# Invocations ---------------------------------------------------------------------------------
 
 
 async def test_a_call_gets_a_slot_and_then_an_instance(nodes: TwoNodes) -> None:
@@ -335,7 +335,7 @@ async def test_unused_slots_go_back(nodes: TwoNodes, monkeypatch: pytest.MonkeyP
     await nodes.first.call(nodes.function)
 
 
-# The maximum ---------------------------------------------------------------------------------
+# The maximum of instances --------------------------------------------------------------------
 
 
 @promise("N11")
@@ -364,7 +364,7 @@ async def test_a_deleted_function_s_slots_go_with_it(nodes: TwoNodes) -> None:
     await becomes(lambda: not first.fakes.alive and not first.keeper.held(nodes.function.id))
 
 
-# Deploys -------------------------------------------------------------------------------------
+# Deployments ---------------------------------------------------------------------------------
 
 
 async def test_a_version_is_prepared_in_a_pool_that_held_nothing(nodes: TwoNodes) -> None:

@@ -322,7 +322,7 @@ async def test_an_image_removed_while_it_is_fetched_is_sent_whole(fleet: ImageFl
     assert fleet.store.copies == set()
 
 
-# Copies --------------------------------------------------------------------------------------
+# Copies of images on other nodes -------------------------------------------------------------
 
 
 @promise("N41")

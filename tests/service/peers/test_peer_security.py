@@ -186,7 +186,7 @@ def test_a_certificate_with_more_names_than_one_names_no_node() -> None:
     assert node_of(None) is None
 
 
-# Removal -------------------------------------------------------------------------------------
+# Removed nodes -------------------------------------------------------------------------------
 
 
 async def test_a_removed_node_is_told_so_and_asks_nothing(pair: Pair, log: list[Any]) -> None:
@@ -241,7 +241,7 @@ async def test_a_removed_node_is_not_asked(pair: Pair) -> None:
     assert len(pair.seen) == 1
 
 
-# Identity ------------------------------------------------------------------------------------
+# Signatures of requests ----------------------------------------------------------------------
 
 
 class Raw:
@@ -320,7 +320,7 @@ async def test_unsigned_requests_are_refused(pair: Pair, log: list[Any], forged:
     assert (await logged(log, "identity"))["kind"] == "identity"
 
 
-# Garbage -------------------------------------------------------------------------------------
+# Bytes that are not a request ----------------------------------------------------------------
 
 GARBAGE = [
     b"GET / HTTP/1.1\r\nhost: two\r\n\r\n",

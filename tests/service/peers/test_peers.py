@@ -216,7 +216,7 @@ async def test_a_stream_that_nobody_reads_is_not_made(pair: Pair) -> None:
     pair.handler = responding(lambda _: Response(body=stream()))
     async with pair.request() as answer:
         before = -1
-        while made != before:  # until the node stops to read
+        while made != before:  # until the node stops reading
             before = made
             await asyncio.sleep(0.3)
         assert 0 < made < 200, "what is on the way is bounded"
@@ -304,7 +304,7 @@ async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
     assert len(waits) > 5, "short ones went beside it"
 
 
-# Ends ----------------------------------------------------------------------------------------
+# Ends of requests and connections ------------------------------------------------------------
 
 
 async def asked(pair: Pair, **fields: Any) -> "asyncio.Task[tuple[int, bytes]]":
