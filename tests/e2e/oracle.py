@@ -79,8 +79,8 @@ def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 @contextmanager
 def canaries(*directories: Path) -> Iterator[dict[Path, str]]:
-    """Creates files that every process can read that can reach them. Yields their content by
-    path.
+    """Creates files that are readable for every process that can reach them. Yields their content
+    by path.
     """
     text = {one / f"canary-{secrets.token_hex(4)}": secrets.token_hex(24) for one in directories}
     try:

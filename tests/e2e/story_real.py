@@ -151,8 +151,8 @@ def start_again(server: Server, *, kill: bool) -> None:
 
 
 def listed(server: Server) -> Path:
-    """The directory that has one directory with a status for each sandbox in the OCI runtime's
-    list.
+    """The OCI runtime's state: each sandbox in the runtime's list has a directory with its status
+    there.
     """
     return server.sandbox_files / "crun"
 

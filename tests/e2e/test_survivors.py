@@ -300,7 +300,7 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
     looked_at_below = {guests[where[0]]} if tier == "crun" else set[int]()
     while not call.done():
         for pid in started().get(where[0], set()) - looked_at_below:
-            with suppress(OSError):  # an ended process must not prevent that others are read
+            with suppress(OSError):  # the score of a process that has just ended cannot be read
                 scores[pid] = score_of(pid)
         time.sleep(0.05)
     assert set(scores.values()) == {500}

@@ -83,7 +83,9 @@ class WorkHistory:
 
 @dataclass(frozen=True)
 class Run:
-    """A handler that was started, as it wrote itself. `deadline_ms` differs between attempts."""
+    """A run of a handler, from the note that the handler wrote at its start. `deadline_ms` differs
+    between attempts.
+    """
 
     invocation_id: str
     deadline_ms: int

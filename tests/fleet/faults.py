@@ -90,8 +90,8 @@ class Faults:
                 node.jump.set(0)
 
     def was_calm(self, name: str, since: float) -> bool:
-        """Whether the node has run and reached the database since a while before the time
-        `since`.
+        """Whether the node has run and reached the database all the time, from shortly before
+        `since` until now.
         """
         up_since = self.fleet.named(name).up_since
         if up_since is None or any(name in one.touches for one in list(self.active)):

@@ -80,7 +80,7 @@ class Replicated:
 def replicated(
     directory: Path, reached: Network, *, is_synchronous: bool = True
 ) -> Iterator[Replicated]:
-    """Starts both, and waits until the standby follows."""
+    """Starts the primary and the standby, and waits until the standby follows."""
     pair = Replicated(directory, reached, is_synchronous=is_synchronous)
     try:
         pair.primary.initdb()

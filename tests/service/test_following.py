@@ -390,7 +390,8 @@ async def test_a_deployment_that_another_node_ends_is_over(nodes: tuple[Harness,
     await seen(lambda: state_of(second) is FunctionState.DEPLOYING)
     assert (await second.lifecycle.deploy(entry)).function.state is FunctionState.ACTIVE
     await seen(lambda: state_of(first) is FunctionState.ACTIVE)
-    ended = await asyncio.wait_for(deploying, scaled(5))  # long before an instance is ready
+    # the wait ends long before an instance is ready
+    ended = await asyncio.wait_for(deploying, scaled(5))
     assert ended.function.state is FunctionState.ACTIVE
     first.sandboxes.may_start.set()
     assert (await first.invoke(entry)).status is Status.SUCCESS

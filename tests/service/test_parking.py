@@ -22,8 +22,8 @@ PARKED = {"warming": 1}
 
 @pytest.fixture(autouse=True)
 def _worth_parking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes every version worth parking, except those whose handler is an `exit`: fake sandboxes
-    run no Python, for which this is measured.
+    """Makes every version worth parking, except those whose handler is an `exit`. Normally only
+    Python versions are, but fake sandboxes run no Python.
     """
 
     def footprint(spec: VersionSpec) -> Footprint:

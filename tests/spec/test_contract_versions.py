@@ -54,7 +54,9 @@ def printed(api: Api, path: str) -> str:
 
 
 def call_each_way(api: Api, function_id: str) -> dict[str, set[str]]:
-    """Invokes the function in each way that names no version; returns the outputs by the way."""
+    """Invokes the function in each way that names no version; returns the outputs of each way,
+    under its name.
+    """
     name, tenant = api.get(function_id)["name"], api.good("GET", "/api/whoami")["tenant_id"]
     paths = {
         "id": f"{of(function_id)}/invoke",
