@@ -214,6 +214,9 @@ def test_an_answer_with_data_that_is_no_base64_is_refused() -> None:
     st.booleans(),
 )
 def test_no_attribute_breaks_out_of_its_header(more: dict[str, str], is_binary: bool) -> None:
-    answer = answer_of(json.dumps(RIGHT | more).encode(), is_binary_event=is_binary)
+    try:
+        answer = answer_of(json.dumps(RIGHT | more).encode(), is_binary_event=is_binary)
+    except BadAnswer:  # an attribute was called statusCode
+        return
     for name, value in answer.head.headers:
         assert not set("\r\n\0") & set(name + value)
