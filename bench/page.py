@@ -224,8 +224,8 @@ def forwarded(figures: dict[str, Any]) -> list[Row]:
 
     of_core = [one["of a core of the node that is asked"] for one in rounds]
     return [
-        Row("a forwarded warm call, over the same call at its node, p50", "ms", 0.4, 0.2, ms(hop)),
-        Row("the same with each record committed, p50", "ms", 1.0, 0.6, ms(strict)),
+        Row("a forwarded warm call, over the same call at its node, p50", "ms", 0.25, 0.15, ms(hop)),
+        Row("the same with each record committed, p50", "ms", 0.6, 0.4, ms(strict)),
         Row(
             "forwarded and committed, over a local call that is not, p50",
             "ms",
@@ -233,7 +233,7 @@ def forwarded(figures: dict[str, Any]) -> list[Row]:
             0.6,
             ms(stored),
         ),
-        Row(rate, "/s", 5000, 10000, of_core, is_rate=True),
+        Row(rate, "/s", 8000, 12000, of_core, is_rate=True),
     ]
 
 
@@ -257,11 +257,11 @@ def warm(figures: dict[str, Any]) -> list[Row]:
     rounds = figures["rounds"]
     p50, p99, paced, rate, cpu = rounds[0]
     return [
-        Row("warm shell, back to back, p50", "x", 1.0, 0.65, ratio(rounds, p50)),
-        Row("warm shell, back to back, p99", "x", 2.5, 1.4, ratio(rounds, p99)),
-        Row("warm shell, at 100 a second, p50", "x", 1.3, 1.0, ratio(rounds, paced)),
-        Row("warm shell, 8 callers, rate", "x", 0.85, 1.2, ratio(rounds, rate), is_rate=True),
-        Row("warm shell, CPU a call", "x", 1.05, 0.7, ratio(rounds, cpu)),
+        Row("warm shell, back to back, p50", "x", 0.65, 0.55, ratio(rounds, p50)),
+        Row("warm shell, back to back, p99", "x", 1.4, 1.3, ratio(rounds, p99)),
+        Row("warm shell, at 100 a second, p50", "x", 1.1, 0.9, ratio(rounds, paced)),
+        Row("warm shell, 8 callers, rate", "x", 1.2, 1.3, ratio(rounds, rate), is_rate=True),
+        Row("warm shell, CPU a call", "x", 0.75, 0.65, ratio(rounds, cpu)),
     ]
 
 
@@ -273,12 +273,12 @@ def python(figures: dict[str, Any]) -> list[Row]:
         return [one[f"{mode} {name}"][field] / one[f"peer {name}"][field] for one in rounds]
 
     return [
-        Row("resident Python, one caller, p50", "x", 1.05, 0.75, over("keep", 1, "p50_us")),
+        Row("resident Python, one caller, p50", "x", 0.65, 0.5, over("keep", 1, "p50_us")),
         Row(
             "resident Python, 8 callers, rate",
             "x",
-            1.9,
             2.5,
+            4.0,
             over("keep", 8, "calls_per_second"),
             is_rate=True,
         ),
@@ -295,11 +295,11 @@ def cold(figures: dict[str, Any]) -> list[Row]:
         return [one[name]["p50_ms"] / one["crun run"]["p50_ms"] for one in rounds]
 
     return [
-        Row("cold shell, p50", "ms", 4, 2, each("shell", "p50_ms")),
-        Row("cold shell, worst", "ms", 8, 3, each("shell", "p99_ms")),
+        Row("cold shell, p50", "ms", 2.2, 1.7, each("shell", "p50_ms")),
+        Row("cold shell, worst", "ms", 5, 3, each("shell", "p99_ms")),
         Row("cold shell over `crun run`", "x", 0.7, 0.4, over("shell")),
-        Row("cold Python, p50", "ms", 8, 4, each("python", "p50_ms")),
-        Row("cold Python, worst", "ms", 15, 6, each("python", "p99_ms")),
+        Row("cold Python, p50", "ms", 5.5, 4, each("python", "p50_ms")),
+        Row("cold Python, worst", "ms", 10, 6, each("python", "p99_ms")),
         Row("cold shell, not prewarmed", "x", 1.0, 0.7, over("shell, not prewarmed")),
         Row(
             "cold Python, 100 ms of imports, p50",
@@ -386,8 +386,8 @@ def memory(figures: dict[str, Any]) -> list[Row]:
         return [max(figures[kind]["cgroup_mib"], figures[kind]["pss_mib"])]
 
     return [
-        Row("idle shell instance", "MiB", 0.65, 0.4, larger("shell")),
-        Row("idle Python instance", "MiB", 6.2, 3, larger("python")),
+        Row("idle shell instance", "MiB", 0.42, 0.36, larger("shell")),
+        Row("idle Python instance", "MiB", 5, 3, larger("python")),
     ]
 
 
@@ -401,8 +401,8 @@ def size(figures: dict[str, Any]) -> list[Row]:
     ]
     return [
         Row(f"{name}: warm call over an empty server", "x", 1.05, 1.0, over),
-        Row(f"{name}: lists and stats, p99", "ms", 10, 3, [max(slowest)]),
-        Row(f"{name}: start to ready", "s", 2.5, 0.8, starts),
+        Row(f"{name}: lists and stats, p99", "ms", 5, 3, [max(slowest)]),
+        Row(f"{name}: start to ready", "s", 2.0, 0.8, starts),
     ]
 
 
