@@ -224,7 +224,9 @@ def forwarded(figures: dict[str, Any]) -> list[Row]:
 
     of_core = [one["of a core of the node that is asked"] for one in rounds]
     return [
-        Row("a forwarded warm call, over the same call at its node, p50", "ms", 0.25, 0.15, ms(hop)),
+        Row(
+            "a forwarded warm call, over the same call at its node, p50", "ms", 0.25, 0.15, ms(hop)
+        ),
         Row("the same with each record committed, p50", "ms", 0.6, 0.4, ms(strict)),
         Row(
             "forwarded and committed, over a local call that is not, p50",
