@@ -754,7 +754,7 @@ class Lifecycle:
         )
 
     def _check_quota(self, min_instances: int) -> None:
-        """Raises `Unprocessable` if `max_instances` exceeds the maximum for one tenant."""
+        """Raises `Unprocessable` if `min_instances` exceeds the maximum for one tenant."""
         most = self._node.tenant_instances
         if min_instances > most:
             expected = f"at most {most:g}, the quota of instances of a tenant"

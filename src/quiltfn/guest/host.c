@@ -19,7 +19,7 @@ struct out out;
 static struct {
     unsigned char bytes[CHUNK_MAX];
     size_t start, end, most; // most: the highest end since the buffer was last overwritten.
-    time_t patience;
+    time_t patience; // How long in_comes waits, in seconds; 0: without an end.
 } in;
 
 // Ends the sandbox when the host closes the connection. Kills the sandbox's processes before the

@@ -186,7 +186,8 @@ __attribute__((constructor)) static void serve(int argc, char **argv, char **env
         return; // Not started by the guest: this is an ordinary shell.
     size_t both = (size_t)lengths[0] + lengths[1], room = strlen(argv[2]) + 1;
     if (both > sizeof text || !read_exactly(CONTROL, text, both) || lengths[1] > room ||
-        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || prctl(PR_GET_TID_ADDRESS, &thread_id, 0, 0, 0) != 0)
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 ||
+        prctl(PR_GET_TID_ADDRESS, &thread_id, 0, 0, 0) != 0)
         _exit(CANNOT);
     memset(argv[2] + lengths[1], 0, room - lengths[1]);
     if (lengths[1] < room)

@@ -180,8 +180,6 @@ class Socket:
 Event = Hello | Specialised | Output | Result | End | Clean | Socket
 # The frame that requests a socket from the guest of a web server.
 ASK_SOCKET: Final = _HEADER.pack(SOCKET, 0)
-
-
 # The frame that starts a shell, which is forked for invocations, before its function is known.
 PREPARE_SHELL: Final = _HEADER.pack(PREPARE, 0)
 
