@@ -25,7 +25,9 @@ class MemberDirectory:
         return found.address or None if found is not None else None
 
     def refusal(self, node: str) -> str | None:
-        """Only removed nodes are refused: stopped or lost ones may already have returned."""
+        """A known node is refused only if an operator removed it: a stopped or lost one may already
+        have returned. This node's own name and unknown names are refused, too.
+        """
         if node == self._own:
             return OWN_NAME
         found = self._members.get(node)

@@ -94,7 +94,9 @@ class ForwardingNode(Protocol):
 
 
 class _LeftUnsent(Exception):
-    """The client left before anything was sent to the node. An invocation then ends here."""
+    """The client left before anything was sent to the node. An invocation then ends here, with a
+    record of that.
+    """
 
 
 async def elsewhere(

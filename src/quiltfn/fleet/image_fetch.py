@@ -32,7 +32,8 @@ FETCHES_MAX = 2
 STALL_S, LEAST_S, BYTES_PER_S = 30.0, 60.0, 1024 * 1024
 # How much longer an archive may be than its image's counted size, which includes a margin per file.
 MARGIN_BYTES = 2 * 1024 * 1024
-# Seconds until a failed fetch may be repeated, and for which a faulty node is asked last.
+# Seconds until a failed fetch may be repeated, and for which a node that sent bad data is asked
+# last.
 AGAIN_S, DISTRUST_S = 2.0, 300.0
 _log = structlog.get_logger("quiltfn.fleet")
 

@@ -5,7 +5,7 @@ second node before the upload is acknowledged. If a node was lost, drained or re
 has too few copies, the nodes that have it copy it to another node.
 
     GET  /fleet/images/<digest>   the image as a tar archive
-POST /fleet/images/<digest> fetch this image, and respond once it is on your disk
+    POST /fleet/images/<digest>   fetch this image, and respond once it is on your disk
 """
 
 import asyncio

@@ -104,8 +104,8 @@ class FleetKeys:
         credentials: tuple[Access, DisabledTenants],
         revisions: PingedRevisions,
     ) -> "FleetKeys":
-        """Create it for a member of the fleet: without the store, it accepts keys for as long as
-        its instances may run.
+        """Create it for a member of the fleet: without the store, it accepts keys at most as long
+        as its instances may run.
         """
 
         def others() -> list[Member]:
@@ -142,7 +142,7 @@ class FleetKeys:
                 await asyncio.sleep(LOOK_EVERY_S)  # at most this often, whatever pings report
 
     async def look(self) -> bool:
-        """Do the next step; return whether other nodes were asked."""
+        """Do the next step; return whether that was `ask`."""
         if self._is_behind.is_set() or self._access.age_s > ASK_AFTER_S:
             self._is_behind.clear()
             await self.ask()
@@ -178,7 +178,7 @@ class FleetKeys:
 
     def _hear_of(self, disabled: Sequence[str]) -> None:
         """Apply disabled tenants while this node is without the store. A tenant is enabled only by
-        the store: a node that doesn't list it may have missed that it was disabled.
+        the store: another node may have missed that it was disabled, or that it was enabled again.
         """
         for tenant_id in disabled:
             self._disabled.set(tenant_id, disabled=True)

@@ -1,5 +1,6 @@
 """FleetParts: the parts of a fleet's node that are created before its pools: sandboxes that start
-only while the node has its lease, images from other nodes, and counts of all nodes' invocations.
+only while the node has its lease, images from other nodes, and counts of tenants' invocations on
+all nodes.
 """
 
 from collections.abc import Callable

@@ -140,7 +140,7 @@ class Together:
 
     async def _next_of(self, source: _Source) -> AsyncIterator[bytes]:
         """A source's piece, if it has one, and the rest of the piece's last event. Nothing else is
-        sent meanwhile, so a stream whose node takes too long for the rest is ended.
+        sent meanwhile, so the reader's stream ends if a node takes too long for the rest.
         """
         loop, left_s = asyncio.get_running_loop(), EVENT_MAX_S
         while not source.pieces.empty() or source.is_within:

@@ -134,7 +134,7 @@ class PeerLink:
         self.in_use = 0
         # A separate connection from those for requests.
         self._pings_on: PeerConnection | None = None
-        self._pinged_at: float | None = None  # when the first ping without a response was sent
+        self._pinged_at: float | None = None  # when the first ping without later data was sent
         self._ping: asyncio.Task[None] | None = None
         self._unreachable_until, self._why = 0.0, ""
 

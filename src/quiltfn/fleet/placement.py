@@ -2,7 +2,7 @@
 
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
 node may start; if this node lacks the instance's image, a node with the image starts it instead.
-Otherwise the invocation waits: here if this node may have instances, else at a node that may. An
+Otherwise the invocation waits: here if this node may have instances, or at a node that may. An
 invocation of a version other than the current one runs here: nodes do not report that version's
 instances. A node that runs no new invocations forwards all that it gets; a node without access to
 the store uses its existing instances, and forwards invocations that need others.
@@ -24,7 +24,7 @@ from quiltfn.pool.local import LocalPools
 
 class Destination(NamedTuple):
     """Another node that is to run an invocation. `may_wait`: the invocation may wait there if the
-    node has a slot; `in_any_case`: it waits there even without a slot.
+    node has or gets a slot; `in_any_case`: it waits there even without a slot.
     """
 
     node: str
@@ -111,7 +111,8 @@ class Placement:
     ) -> Destination | None:
         """The node that is to run an invocation, except those that were tried; None: this one.
         `version`: the function's current version; `names_version`: the request names a version or
-        an alias. `is_last`: the invocation waits at this node if necessary.
+        an alias. `is_last`: this is the last attempt, so the invocation waits at the returned node
+        if no instance is ready there.
         """
         if not self._own.serves():
             return self._elsewhere(function_id, version, tried)

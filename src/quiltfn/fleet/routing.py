@@ -32,7 +32,7 @@ class RoutingTable:
         self._refused: defaultdict[str, set[str]] = defaultdict(set)
 
     def reported(self, node: str, loads: Iterable[PoolLoad] = ()) -> None:
-        """Replace a node's last report. Without pools, the node is forgotten: it may be gone."""
+        """Replace a node's last report with this one. Without pools: the node may be gone."""
         pools = {one.function_id: one for one in loads}
         self._refused.pop(node, None)
         for function_id in self._pools_of.pop(node, NO_POOLS).keys() - pools.keys():

@@ -21,9 +21,11 @@ extern struct out {
     uint64_t since;
 } out;
 
-// Points `at` to up to `most` received bytes; waits for the first. Returns their number.
+// Waits for the host. Returns false if it has sent nothing within the time set by in_patience.
 bool in_comes(void);
+// Sets how long in_comes waits, in seconds; 0: without an end.
 void in_patience(time_t seconds);
+// Points `at` to up to `most` received bytes; waits for the first. Returns their number.
 size_t in_some(unsigned char **at, size_t most);
 void in_exactly(unsigned char *to, size_t length);
 // Whether bytes that were read from the socket are not used yet.

@@ -23,7 +23,7 @@
 #endif
 
 // Limits on the bytes of standard output, standard error and result that are sent; the guest only
-// counts further bytes. Without a limit of their own, results have that of standard output.
+// counts further bytes. Without a limit of their own, results count as standard output.
 static uint32_t stdout_max = 6 * 1024 * 1024, stderr_max = 1024 * 1024, result_max;
 bool result_has_limit;
 

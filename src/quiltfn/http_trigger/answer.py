@@ -16,7 +16,7 @@ from quiltfn.http_trigger.call import HOP_BY_HOP, Field, connection_options
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 # Possessive: otherwise each of perhaps a million names would be stored for backtracking.
 NAMES = re.compile(rf"(?:{NAME.pattern}+\n)*+")
-# Visible characters, spaces and tabs (RFC 9110, 5.5), and others as UTF-8.
+# Visible characters, spaces and tabs (RFC 9110, 5.5); characters above ASCII as UTF-8.
 VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 HEADERS_MAX, HEADERS_MAX_BYTES = 100, 32 * 1024
 STATUS_MIN, STATUS_MAX = 200, 599

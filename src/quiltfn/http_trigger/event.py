@@ -137,7 +137,7 @@ def _body_of(call: HttpCall) -> tuple[str | None, bool]:
             pass
         else:
             size = len(call.body)
-            if size > PAYLOAD_MAX_BYTES // 6:  # an event of this size would be refused
+            if size > PAYLOAD_MAX_BYTES // 6:  # with escapes, it may be too long for an event
                 size += 5 * (size - len(call.body.translate(None, CONTROLS)))
                 if size > PAYLOAD_MAX_BYTES:
                     raise _too_long(size)

@@ -22,8 +22,8 @@ LAYERS_MAX = 128
 LINKS_MAX = 40
 # Limits the members of all layers: this number for each entry that may remain.
 MEMBERS_FOR_EACH = 4
-# Limits the steps of paths and scanned entries: this number for each entry that may remain, but at
-# least the second number.
+# Limits the steps of paths and scanned entries: the first number for each entry that may remain,
+# and the second number in addition.
 STEPS_FOR_EACH, STEPS_FREE = 128, 100_000
 OPAQUE = WHITEOUT + WHITEOUT + ".opq"
 EXECUTABLE, PLAIN = 0o755, 0o644

@@ -39,7 +39,7 @@ def remove_tree(group: Path, tries: int) -> bool:
     A group stays busy for a moment after the end of its last process, so rmdir is retried after
     one millisecond, two, three, …
     """
-    below = children(group)  # removed child by child, each with its own retries
+    below = children(group)  # an iterator: each child is removed once, with its own retries
     for attempt in range(tries):
         with contextlib.suppress(OSError):
             group.rmdir()

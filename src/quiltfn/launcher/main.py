@@ -59,8 +59,9 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "1048576",
     "MALLOC_ARENA_MAX": "2",
 }
-# Name servers are queried once each, so that a thread that resolves a callback's host is free when
-# the callback times out. Otherwise two tenants with silent servers could block all threads.
+# Up to three name servers are queried once each, so that a thread that resolves a callback's host
+# is free when the callback times out. Otherwise two tenants with silent servers could block all
+# threads.
 NAMES = {"RES_OPTIONS": "timeout:4 attempts:1"}
 LATE = "this node has not been heard of for too long, and may start nothing until it is again"
 ROOTLESS = (

@@ -10,7 +10,8 @@ uploader of the image chose every name in it, so nothing is mounted at a path of
 mount points belong to the skeleton.
 
 The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies that
-namespace, and detached after the runtime's end. A sandbox keeps its copies.
+namespace, and detached after the runtime's end, so that the namespace stays small. A sandbox keeps
+its copies.
 """
 
 import contextlib

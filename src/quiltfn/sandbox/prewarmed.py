@@ -185,7 +185,7 @@ class PrewarmedSandboxes:
             await self._drop_unused()
 
     def _pause(self) -> float:
-        """Seconds to wait for an event."""
+        """Maximum seconds to wait for an event."""
         now = self._clock.now()
         retries = [stock.retry_at - now for stock in self._stocks.values() if stock.failures]
         return max(CALM_S, min([UNUSED_AFTER_S / 10, *retries]))

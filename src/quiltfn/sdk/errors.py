@@ -134,7 +134,7 @@ class VersionFailed(FunctionFailed):
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
-    """The body of an error response. All fields are optional: proxies' bodies lack most."""
+    """The body of an error response. All fields are optional: a proxy's body may lack most."""
 
     error: str
     error_code: str = "UNKNOWN"

@@ -329,7 +329,7 @@ def follow_invocation_logs(
     after: str | None = None,
 ) -> Flow[Any]:
     """Follow the output of an invocation from its beginning until its `End`, even if it has already
-    ended. `only`: the name of a stream. `tail`: begin with this number of last lines. `after`: skip
+    ended. `only`: only this stream. `tail`: begin with this number of last lines. `after`: skip
     these numbers of bytes of standard output and standard error, such as "120-0".
     """
     wanted = query(follow=True, stream=only, tail=tail, offset=after)

@@ -268,7 +268,7 @@ async def _async_events(
 
 
 def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
-    """The result of the flow. Errors about wrong arguments name the method."""
+    """The result of `call`. Errors about wrong arguments name the method."""
     try:
         return call(*args, **kwargs)
     except TypeError:

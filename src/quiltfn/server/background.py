@@ -37,7 +37,7 @@ _log = structlog.get_logger("quiltfn.server.background")
 
 
 async def keep_running(task: Task) -> None:
-    """Run a task until it returns. After an exception, which is a bug, restart the task."""
+    """Run a task until it returns. Log an exception, which is a bug, and restart the task."""
     while True:
         try:
             return await task()

@@ -543,7 +543,9 @@ def node_config(ground: Ground, runtimes: Runtimes) -> NodeConfig:
 
 
 def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
-    """Creates the policy of one function; None for the fixed rule, which needs only `idle_s`."""
+    """A function that creates a policy for one function; it returns None for the fixed rule, which
+    needs only `idle_s`.
+    """
     if chosen.keep_alive == "fixed":
         return lambda: None
     return policy_maker(chosen.keep_alive, chosen.idle_s)

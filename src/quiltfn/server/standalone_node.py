@@ -67,7 +67,7 @@ class LoneNode:
         """Does nothing: there is no state of other nodes."""
 
     def tasks(self, _: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
-        """None: nothing is shared with other nodes."""
+        """No tasks: nothing is shared with other nodes."""
         return ()
 
     async def leave(self) -> None:

@@ -104,7 +104,9 @@ class Access:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether another process has changed keys since the last `refresh`, as far as known."""
+        """Whether another process has changed keys since the last `refresh`. Looks at most once per
+        `LOOK_EVERY_S`; False in between.
+        """
         now = self._clock.now()
         if now - self._looked_at < LOOK_EVERY_S:
             return False

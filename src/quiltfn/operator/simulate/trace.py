@@ -37,7 +37,9 @@ def read(path: Path) -> list[TracedFunction]:
 
 
 def _of_app(memory: dict[tuple[str, ...], float], name: tuple[str, ...], usual: float) -> float:
-    """Returns a function's memory (published files state memory per application only)."""
+    """Returns a function's memory. Published files state it per application, other files per
+    function.
+    """
     return memory.get(name, memory.get(name[:-1], usual))
 
 

@@ -91,7 +91,7 @@ export function NodeActions({ node, all, again, verbs }: {
   );
 }
 
-/** A duration that nodes report in tenths of a second. */
+/** A duration in seconds, which nodes report to a tenth. */
 export const seconds = (s: number): string => s < 60 ? `${s.toFixed(1)} s` : duration(s * 1000);
 
 /** Data that is only valid while the node is reachable. */
