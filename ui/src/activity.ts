@@ -136,7 +136,7 @@ async function fetchAll(...wanted: (() => Promise<void>)[]): Promise<void> {
 export const fetchActivity = (): Promise<void> => fetchAll(fetchPools, fetchMinute, fetchHour);
 
 /** Keeps pools and statistics up to date until the returned function is called. Both are fetched
- * now, after a gap in the events, and shortly after invocations.
+ * now and after a gap in the events, and statistics also shortly after invocations.
  */
 export function watchActivity(): () => void {
   let timer: ReturnType<typeof setTimeout> | undefined;

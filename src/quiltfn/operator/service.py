@@ -91,7 +91,7 @@ def settings_of(root: Path) -> Path:
 
 
 def program() -> Path:
-    """Returns the path of this command: the usual path, unless another program is there."""
+    """Returns the path of this command: the usual path, if this program is there."""
     own = Path(sys.executable).with_name("quiltfn")
     if not own.exists() or (USUAL_PROGRAM.exists() and USUAL_PROGRAM.samefile(own)):
         return USUAL_PROGRAM

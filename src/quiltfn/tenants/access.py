@@ -219,8 +219,9 @@ class Access:
             raise Unauthorized("the credential was revoked, or has expired, meanwhile")
 
     def still_holds(self, caller: Caller) -> bool:
-        """Whether an identified caller's credential is still valid; False if this server's keys are
-        stale. For a caller without a credential: whether the server still requires none.
+        """Whether an identified caller's credential is still valid. If this server's keys are
+        stale, only signed tokens are. For a caller without a credential: whether the server still
+        requires none.
         """
         if self._is_refused(caller):
             return False
@@ -301,7 +302,7 @@ class Access:
         recent.append(now)
 
     async def _ask_about(self, prefix: str | None) -> None:
-        """Refresh once for each unknown prefix; simultaneous requests share a refresh."""
+        """Refresh once for each prefix; requests that arrive before the refresh share it."""
         if prefix is None or prefix in self._asked:
             return
         if self._asking is None:
