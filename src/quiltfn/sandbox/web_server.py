@@ -497,7 +497,7 @@ class WebServer:
             self._refill = self._loop.call_later(1.0, self._refilled)
         if self._log_room <= 0:
             self._loop.remove_reader(self._log)
-        # Twice as long, since some shells write a message in pieces, and its newline separately.
+        # Added to earlier output: some shells write a message in pieces, its newline separately.
         self._last_words = (self._last_words + data)[-2 * LAST_WORDS_BYTES :]
         # An ended exchange is still listed until its task continues.
         owner = next((one for one in self._running if not one.ended.done()), None)
