@@ -169,7 +169,7 @@ class Callbacks:
         self._resolver = Resolver()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=trust or ssl.create_default_context(),
-            max_connections=None,  # the caller limits the time
+            max_connections=None,  # the caller limits how many it sends at a time
             # Each callback has to resolve the name and check the addresses anew.
             max_keepalive_connections=0,
             network_backend=CheckedBackend(allowed, resolve or self._resolver),

@@ -52,7 +52,7 @@ class Backlog(msgspec.Struct, eq=False):
         return self.next_due_ms is None and not is_busy
 
     def first_due_ms(self) -> int | None:
-        """When the next item is due."""
+        """When the next item to begin is due."""
         for work in self.held.values():
             return work.due_at_ms
         return self.next_due_ms
@@ -169,8 +169,8 @@ class Claims:
 
     async def make_sure(self, backlog: Backlog, known: Iterable[str]) -> None:
         """Release work of an uncertain backlog that the store has as claimed, but that is neither
-        held nor `known`: attempts in progress, and those whose end was not stored a moment ago.
-        Raises `StoreUnavailable`; the backlog then stays uncertain.
+        held nor `known`. `known`: attempts in progress, and those whose end was not stored a moment
+        ago. Raises `StoreUnavailable`; the backlog then stays uncertain.
         """
         due = await self._store.release_others(backlog.function_id, {*known, *backlog.held})
         backlog.waits_until(due)

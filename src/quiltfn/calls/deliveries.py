@@ -52,8 +52,8 @@ from quiltfn.tenants.disabled import DisabledTenants
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
 # Maximum bytes of bodies being sent, in total and of one tenant; above it, no delivery starts.
 BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
-# After this many functions of a tenant without free slots, a round ends, and the tenant's other
-# functions are looked at a moment later.
+# After this many functions of a tenant without free slots, the tenant's other functions are looked
+# at a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
 GONE = 410
 # Errors that a retry would get again, so the delivery fails at once.

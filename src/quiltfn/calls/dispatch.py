@@ -389,7 +389,9 @@ class Dispatcher:
         return True
 
     def _hold_back(self, backlog: Backlog) -> None:
-        """Keep due work waiting: the tenant has used up its daily quota, or is disabled."""
+        """Keep due work waiting: until tomorrow if the tenant has used up its daily quota, or until
+        an operator enables a disabled tenant.
+        """
         if backlog.held:
             self._put_back_soon(backlog, self._claims.take_all(backlog))
         else:

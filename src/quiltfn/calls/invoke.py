@@ -271,7 +271,8 @@ class Invoker:
         The record has the status `cancelled`, and `by` in its cause. An invocation that already has
         its result keeps it, and that record is returned. Returns None if this node runs no such
         invocation (its record may be in the journal), or if it leaves no record. On return, its
-        processes were killed. Raises `RuntimeUnavailable` if that takes too long.
+        processes were killed. Raises `RuntimeUnavailable` if that takes longer than
+        `KILLED_WITHIN_S`.
         """
         call = self._calls.get(invocation_id) or self._ending.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
@@ -560,7 +561,7 @@ class Invoker:
         )
 
     def _close(self, call: _CallState, record: Invocation, ended: float) -> Invocation:
-        """Write the end. Its duration is added to the record without another write."""
+        """Write the end. The duration of this write is added to the record without another one."""
         record = self._write(call.entry, call.request, record)
         if record.timeline is not None:
             whole = record.timeline.recorded_for(self._clock.now() - ended)

@@ -58,7 +58,7 @@ class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def begins_behind(self) -> str:
-        """The id after which the list begins, if the list is sorted by id."""
+        """The id after which the list begins, if it is sorted by ascending id."""
         is_by_age = self.sort is FunctionSort.CREATED_AT and self.order is Order.ASCENDING
         return BEFORE_EVERY_ID if self.after is None or not is_by_age else self.after[1]
 

@@ -518,7 +518,7 @@ class Lifecycle:
                 why = error
             is_refused = not (is_known and isinstance(why, _Late))
             # A late version with known content is served anyway. If the tenant was disabled
-            # meanwhile, only the store changes.
+            # meanwhile, the version becomes current without instances.
             if is_refused and self._may_run(function):
                 sentence = f"version {version.number} cannot serve: {why}"
                 failed = msgspec.structs.replace(

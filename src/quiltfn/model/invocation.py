@@ -280,8 +280,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     @property
     def started_ms(self) -> int | None:
-        """When the handler started, in Unix milliseconds; whole seconds if the exact time is
-        unknown.
+        """When the handler got the invocation, in Unix milliseconds; whole seconds if the exact
+        time is unknown.
         """
         if self.started_at is None:
             return None

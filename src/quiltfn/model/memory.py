@@ -56,8 +56,8 @@ class Memory(msgspec.Struct, eq=False):
 
     `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of
     `held_mib` in prewarmed sandboxes. `waiting`: the pools that wait for memory, and since when
-    (monotonic seconds). `is_freed`: memory was freed, or a turn passed, since the last call of
-    `next_turn`.
+    (monotonic seconds). `is_freed`: memory was freed, or a turn passed, since `next_turn` last
+    returned a pool.
     """
 
     budget_mib: float = UNBOUNDED

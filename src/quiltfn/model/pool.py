@@ -745,8 +745,8 @@ class Pool:
             is_last = (
                 self._table.count(PARKED, digest=digest) + self._table.count_serving(digest) == 1
             )
-            # An instance that was started for an invocation, but had none, stays for `idle_s`, even
-            # if the history predicts no invocation.
+            # An instance that has had no invocation stays for `idle_s`, even if the history
+            # predicts none, unless it was started only because of the history.
             learnt = self.keep_alive is not None and (
                 instance.is_speculative or not instance.is_fresh
             )

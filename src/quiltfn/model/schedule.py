@@ -127,7 +127,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         return after if is_timed_alike else after.from_now(now_ms)
 
     def from_now(self, now_ms: int) -> "Schedule":
-        """A copy whose next tick is after `now_ms`."""
+        """A copy whose ticks are counted from `now_ms`, and whose next tick is after that."""
         anchored = msgspec.structs.replace(self, anchor_ms=now_ms, looked_at_ms=now_ms)
         return anchored.with_next(anchored.tick_after(now_ms) if self.enabled else None)
 

@@ -7,8 +7,8 @@ class TenantQuota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The limits that an operator has set for a tenant; None: as in the server's settings.
 
     `gb_seconds_per_day`: the sum of memory limit times duration of a day's invocations, in GB
-    (1024 MiB) and seconds; 0: no such limit, as for `calls_per_second`. `disabled`: the tenant's
-    invocations and credentials are refused. This is no limit, but is stored with the limits.
+    (1024 MiB) and seconds; 0: no such limit, as for `calls_per_second`. `disabled`: nothing of the
+    tenant runs, and its credentials are refused. This is no limit, but is stored with the limits.
     """
 
     calls_in_flight: int | None = None

@@ -28,8 +28,8 @@ class StartTiming(msgspec.Struct):
 
 class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Microseconds by phase; 0 for a phase that did not happen. `reason`: None for a warm start.
-    `started_ms`: when the handler started, in Unix milliseconds; 0 if it did not start, or in a
-    record of an earlier release.
+    `started_ms`: when the instance got the invocation, in Unix milliseconds; 0 if it did not, or in
+    a record of an earlier release.
 
     Stored in every record, as a list in the order of the fields.
     """

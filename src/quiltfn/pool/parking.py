@@ -23,7 +23,7 @@ from quiltfn.pool.local import LocalPools
 
 # Seconds to wait if there was no room, or if all starts are postponed.
 AGAIN_S = 10.0
-# Number of starts between searches for functions without an instance.
+# Number of starts between searches for functions without an instance: a search checks all of them.
 BATCH = 16
 SLOW_S, SLOW_AT_ONCE = 5.0, 2
 

@@ -73,7 +73,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The data of one invocation for a sandbox.
 
     `environment`: variables for this invocation, in addition to the version's own or, with
-    `replaces_environment`, instead of them. `timeout_s`: seconds from the start of the handler.
+    `replaces_environment`, instead of them. `timeout_s`: seconds from the hand-over.
     `long_output` None: the output needs no reserved memory. `output`: receives the output while the
     handler runs; afterwards it equals the output in the result. `body`: for a web server, the rest
     of the request's body after `payload`. `is_followed`: a client follows the output from the

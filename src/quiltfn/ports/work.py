@@ -100,7 +100,8 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_ms: int | None = None
 
 
-# Bytes stored of the end of each stream of an attempt, if another attempt follows.
+# Bytes stored of each stream of an attempt, if another attempt follows: its end is the most useful
+# part.
 ATTEMPT_OUTPUT_BYTES = 16 * 1024
 
 

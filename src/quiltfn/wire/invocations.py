@@ -337,8 +337,8 @@ class Phase(Struct, kw_only=True, frozen=True):
 
 
 class TimedAttempt(Struct, kw_only=True, frozen=True):
-    """One attempt of an invocation. `started_at_ms`: null if no handler started; whole seconds if
-    the exact time is unknown. `duration_ms`: null while the attempt runs.
+    """One attempt of an invocation. `started_at_ms`: null if it was not handed to an instance;
+    whole seconds if the exact time is unknown. `duration_ms`: null while the attempt runs.
     """
 
     attempt: AttemptNumber

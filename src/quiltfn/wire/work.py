@@ -310,9 +310,9 @@ AttemptOutput = Annotated[str, about("end of the attempt's output, or null", "he
 
 
 class Attempt(Struct, kw_only=True, frozen=True):
-    """One attempt of an invocation. Times in Unix seconds; `started_at` is null if no handler
-    started; `duration_ms` in milliseconds. `version`: null if unknown. `stdout`, `stderr`: the last
-    16 KiB of each stream; null if they aren't stored.
+    """One attempt of an invocation. Times in Unix seconds; `started_at` is null if it was not
+    handed to an instance; `duration_ms` in milliseconds. `version`: null if unknown. `stdout`,
+    `stderr`: the last 16 KiB of each stream; null if they aren't stored.
     """
 
     attempt: AttemptNumber

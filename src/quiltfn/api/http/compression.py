@@ -18,7 +18,7 @@ from quiltfn.api.http.response import Response
 FROM_BYTES = 1024
 # The fastest level: it reduces JSON to a fifth, in a tenth of the best level's time.
 LEVEL = 1
-# Maximum number of encodings read from a request.
+# Maximum number of encodings read from a request; further ones are ignored.
 NAMES_MAX = 64
 GZIP = 16 + zlib.MAX_WBITS
 # Long responses are compressed in a thread, one at a time. If this many wait already, a response is

@@ -137,7 +137,7 @@ class HttpConnection(asyncio.Protocol):
         # If set, nothing more is read: once earlier requests are answered, these bytes end the
         # connection.
         self._last_words: bytes | None = None
-        # The last response is written, and the rest of a body is being discarded.
+        # The last response is written, and the rest of a body is discarded until the client stops.
         self._is_ending = False
         self._is_lost = False
         self._is_reading = True
@@ -744,8 +744,8 @@ class HttpConnection(asyncio.Protocol):
         self._head_timer = self._rest_timer = None
 
     def _look_for_idleness_in(self, seconds: float) -> None:
-        # One timer that checks the idle time is cheaper than a timer per request. Only a complete
-        # head ends the idle time; single bytes don't.
+        # One timer that checks the idle time is cheaper than a timer per request. Only the start of
+        # a head ends the idle time; empty lines before it don't.
         self._idle_timer = self._loop.call_later(seconds, self._close_if_idle)
 
     def _close_if_idle(self) -> None:

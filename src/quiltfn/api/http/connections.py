@@ -68,7 +68,7 @@ class Connection(Protocol):
 
     @property
     def idle_since(self) -> float | None:
-        """The loop time at which the last request was answered; None: a request is in progress."""
+        """The loop time since which no request is in progress; None: a request is in progress."""
         ...
 
     @property
@@ -86,7 +86,7 @@ class Connection(Protocol):
         ...
 
     def held(self) -> int:
-        """The unsent bytes, without those of a shared body."""
+        """The unsent bytes that take memory of their own: of a shared body, only copies count."""
         ...
 
     def taken(self) -> int:

@@ -29,8 +29,8 @@ NAMES_RECORD = (
 )
 REPLAYED = ("idempotency-replayed", "true")
 
-# The limit of memory for responses that could not be stored. Of further responses, the body is
-# dropped.
+# The limit of memory for responses that could not be stored. Further responses count as lost: only
+# the fact that there was a response is stored.
 UNSTORED_MAX_BYTES = 16 * 1024 * 1024
 # Tenant, method, path and key: a request without its body.
 KeyName = tuple[str, str, str, str]

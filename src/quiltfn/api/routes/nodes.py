@@ -103,7 +103,7 @@ def _check_copies(
 def _images_only_on(
     context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
 ) -> frozenset[str]:
-    """The images that only this node has. Other nodes count if they are present or may return."""
+    """The images that only the node `name` has. Others count if they are present or may return."""
     others = {
         one.member.name
         for one in nodes

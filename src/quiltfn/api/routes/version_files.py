@@ -33,8 +33,8 @@ class VersionFileServices(ImageFileServices, Protocol):
 
 
 async def file_page(context: RequestContext[ImageFileServices], images: Sequence[str]) -> Response:
-    """A page of the files of `images`, which are laid over each other and which the caller may see.
-    Raises `Unprocessable`.
+    """A page of the files of `images`, which are laid over each other and which the caller may see;
+    without images, there are no files. Raises `Unprocessable`.
     """
     limit = pages.limit_of(context)
     after = from_cursor(context.query.get("cursor"), "", ANY_PATH)

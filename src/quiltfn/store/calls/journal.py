@@ -44,8 +44,8 @@ from quiltfn.store.database.nodes import Boot
 COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
 # The segment grows while commits fail. Beyond SEGMENT_MAX_BYTES new invocations are refused; ends
-# are still written. After the disk was full for the start of an invocation, the next start is tried
-# after TRIED_AGAIN_S.
+# are still written. If the start of an invocation can't be written to the disk, the next start is
+# tried after TRIED_AGAIN_S.
 TRIED_AGAIN_S = 1.0
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
 # Beyond this, responses wait for the commit.
@@ -91,7 +91,7 @@ class SpoolJournal:
         # the last swap.
         self._written = self._kept = self._taken = 0
         self._failure: StoreUnavailable | None = None
-        # when the disk was last full for the start of an invocation
+        # when the start of an invocation last could not be written to the disk
         self._refused_at = float("-inf")
         # Emitted with the statistics that a commit added.
         self.on_counted: Signal[Sums] = Signal()

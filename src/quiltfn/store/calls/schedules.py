@@ -30,7 +30,7 @@ from quiltfn.ports.work import AcceptedWork
 from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database, name_taken
 
-# The number of runs kept of each schedule, in addition to unfinished ones.
+# The number of newest runs kept of each schedule; unfinished ones stay in any case.
 RUNS_KEPT = 1000
 # The number of ticks of a schedule that may wait for an earlier run.
 WAITING_MAX = 100

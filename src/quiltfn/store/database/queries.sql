@@ -195,12 +195,12 @@ SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
    AND tenant_id = :tenant_id
  ORDER BY start;
 
--- oldest_stats_of_tenant: a tenant's statistics, shortest step first, oldest first
+-- oldest_stats_of_tenant: a tenant's oldest statistics of one step, by function
 SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
  WHERE tenant_id = :tenant_id AND step_s = :step_s AND function_id > :function_id
  ORDER BY start, function_id LIMIT :most;
 
--- oldest_sums_of_tenant: a tenant's sums over functions, oldest first
+-- oldest_sums_of_tenant: a tenant's oldest sums over functions, of one step
 SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
  WHERE tenant_id = :tenant_id AND step_s = :step_s AND function_id = ''
  ORDER BY start LIMIT :most;

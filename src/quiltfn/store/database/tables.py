@@ -369,7 +369,7 @@ work_count = table(
     *required(BigInteger, "number"),
 )
 
-# Stored inputs. `environment` is JSON, encrypted if `is_encrypted`.
+# Stored inputs. `environment` is JSON. If `is_encrypted`, it and `payload` are encrypted.
 input_table = table(
     "input",
     *keys("invocation_id"),

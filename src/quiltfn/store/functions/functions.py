@@ -107,8 +107,8 @@ class SqlStore:
         limits: VersionLimits = LIMITS,
     ) -> Function:
         """In one transaction, stores the changed function and its new version, if given, and
-        applies `move` to each of its aliases. `limits`: if there is a new version, those of its
-        versions.
+        applies `move` to each of its aliases. `limits`: those of the function's versions, applied
+        if there is a new one.
 
         Returns the function with its new revision. Raises `Outdated`, a `Conflict`, unless
         `function.revision` is the newest, and `NotFound` if it was deleted.
