@@ -24,7 +24,7 @@ def rows(page: Page) -> Locator:
 
 
 def changed(keyed: Keyed) -> tuple[Api, dict[str, Any], str]:
-    """A tenant in which a function was created, and a request to create a key was refused."""
+    """A tenant in which a function was created, and a reader's request to delete it was refused."""
     tenant = new_name()
     admin = keyed.key(tenant, "admin", label="laptop")
     api = Api(keyed.server.url, admin["key"])

@@ -113,7 +113,7 @@ def test_output_streams_and_escape_cancels(page: Page, function: Callable[..., F
     page.keyboard.press("Escape")
     expect(region(page, "Try it").get_by_role("status")).to_contain_text("cancelled")
     assert [one["status"] for one in slow.records().values()] == ["cancelled"]
-    # The payload is still in the field, even after another page was open.
+    # Another page loses nothing: the output is shown, and the sent payload is offered again.
     page.get_by_role("link", name="Scaling").click()
     page.get_by_role("link", name="Overview").click()
     expect(region(page, "Output")).to_contain_text("step 2")

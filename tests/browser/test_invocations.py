@@ -127,7 +127,7 @@ def test_filters_fold_on_a_telephone(open_page: Callable[..., Page], busy: Funct
     page.get_by_label("Status").select_option("failed")
     expect(count(page)).to_have_text(str(MANY // 10))
     expect(page.get_by_role("button", name="Filters (2)")).to_be_visible()
-    # The link of the current page must be visible before the faded edge.
+    # The link of the current page must be to the right of the faded left edge.
     here = page.get_by_role("link", name="Invocations", exact=True).bounding_box()
     row = page.get_by_role("navigation", name="Pages").bounding_box()
     assert here is not None

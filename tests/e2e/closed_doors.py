@@ -79,8 +79,8 @@ def option(family, kind, level, number, upper=0):
 
 
 def at_upper(number, *arguments):
-    """Like `of_file`, with a bit of the upper half set in each argument. The kernel ignores this
-    bit; a filter that compares 64 bits doesn't.
+    """Like `call`, with a bit of the upper half set in each argument. The kernel ignores this bit;
+    a filter that compares 64 bits doesn't.
     """
     return call(number, *(ctypes.c_long(one | UPPER) for one in arguments))
 

@@ -21,8 +21,8 @@ from e2e.timed_client import Client, Marked, TimedResponse, client_of, deploy, i
 from timeouts import scaled
 
 CALLERS = (2, 8)
-# The maximum delay between the start of a round and its change: random delays cover every moment of
-# an invocation.
+# Each client and the change begin up to this many seconds after the start of a round: random delays
+# cover every moment of an invocation.
 LATE_S = 0.03
 MOST_S = 20.0
 

@@ -169,9 +169,9 @@ class Server:
         ]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         self.headers: dict[str, str] = {}  # the headers of every request
-        # the pid of every server process that has run in these directories
+        # the id of every server process that has run in these directories
         self.ids: set[str] = set()
-        # The environment of commands that manage keys.
+        # the options of commands that manage keys
         self.key_options: Sequence[str] = ("--data-dir", str(self.data_dir))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = root / "stderr"

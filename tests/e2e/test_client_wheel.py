@@ -41,8 +41,8 @@ asyncio.run(main())
 """
 
 
-# Removes everything that Windows lacks from Python's modules. Only the client's own check still
-# finds Linux.
+# Removes everything that Windows lacks from Python's modules. Only the client's own code sees
+# "win32" as the platform; other modules still find Linux.
 AS_ON_WINDOWS = """
 import builtins, os, select, shutil, signal, socket, ssl, subprocess, sys, tempfile
 class Windows:

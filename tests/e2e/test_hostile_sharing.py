@@ -100,8 +100,9 @@ def host_has(number: int, *arguments: Any) -> str:
 
 @promise("F16")
 def test_what_one_sandbox_uses_up_is_its_own(server: Server) -> None:
-    """This test has found a bug: one handler could take all inotify instances of root, all contexts
-    for asynchronous I/O of the machine, and the timers and queued signals of every sandbox.
+    """This test has found a bug, now fixed: one handler could take all inotify instances of root,
+    all contexts for asynchronous I/O of the machine, and the timers and queued signals of every
+    sandbox.
     """
     first, second = take(server, "yes"), take(server, "no")
     call = server.later(first.invoke)
@@ -166,7 +167,7 @@ for call in (lambda: os.nice(-20), lambda: os.setpriority(os.PRIO_PROCESS, 0, -1
 
 
 def test_a_noisy_neighbour_has_its_share_and_no_more(server: Server) -> None:
-    """Four handlers spin and one keeps writing, while the victim is invoked."""
+    """Two handlers spin in four processes each, and one writes, while the victim is invoked."""
     seconds = times(3, 60)
     more = {"environment": {"SECONDS_LONG": str(seconds)}, "timeout_seconds": seconds + 10}
     spin = server.deploy(script(SPIN), cpu_limit_percent=40, max_instances=2, **more)

@@ -86,7 +86,7 @@ def deploy(server: Server, kind: str, tier: str, source: str, **fields: Any) -> 
 
 
 ONCE = "import threading\nthreading.Thread(target=time.sleep, args=(999,), daemon=True).start()\n"
-# This gVisor cannot start threads in forks, so neither Node.js nor Python with `ONCE` runs in it.
+# This gVisor cannot start threads, so neither Node.js nor Python with `ONCE` runs in it.
 KINDS = {
     "python": ("python", PYTHON, TIERS),
     "python that stays": ("python", PYTHON, TIERS),

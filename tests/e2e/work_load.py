@@ -108,7 +108,8 @@ def uptime() -> float:
 # The clients --------------------------------------------------------------------------------------
 
 PAUSE_S = 0.005
-WAITING_MAX = 300  # the maximum number of requests of a client at once
+# A client that finds this many queued invocations of a function waits until there are fewer.
+WAITING_MAX = 300
 KINDS = ("ok",) * 13 + ("bad",) * 2 + ("flaky",) * 4 + ("slow",)
 # An invocation that is unfinished this long after the storm counts as one that never ends.
 OVER_S = 120.0
@@ -124,7 +125,8 @@ class WorkLoad:
 
     `is_clock_set`: whether the storm sets the server's clock. `over_s`: the time limit until all
     invocations have ended; `settle_s`: the time until everything is counted. Synchronous clients
-    may invoke another function at the same time, which has `instances`.
+    may invoke one of the functions at the same time. `instances`: the maximum of the function that
+    only these clients invoke.
     """
 
     server: AnyServer
@@ -177,7 +179,7 @@ class WorkLoad:
 
     def _live(self, number: int, dice: random.Random) -> None:
         functions = list(self.history.max_attempts)
-        mine: list[Job] = []  # the ids of recent invocations
+        mine: list[Job] = []  # the client's recent ones
         for turn in range(1_000_000_000):
             if self._stop.is_set():
                 return

@@ -138,7 +138,7 @@ def cut_off(fleet: Machines) -> float:
 
 
 def split(fleet: Machines) -> float:
-    """Cuts all nodes but one off from the primary, which continues to run."""
+    """Cuts all nodes but one off from the primary, which still accepts connections of that node."""
     pair, name = fleet.pair, fleet.nodes[0].name
     for other in (pair.replica.machine, *(node.name for node in fleet.nodes[1:])):
         fleet.cut_both(pair.primary.machine, other)

@@ -23,7 +23,7 @@ DATABASE_AWAY_S = 1.0, 6.0
 NOTICED_S, FAILED_OVER_S = (0.2, 2.0), (5.0, 9.0)
 # It takes some time after a fault until a node follows the others again.
 CALM_AFTER_S = 5.0
-# A resumed launcher ends overdue instances within this time.
+# A resumed launcher ends overdue instances within a second; the rest is a margin.
 WAKES_WITHIN_S = 2.0
 DAY_S = 86_400
 WEIGHTS = {

@@ -37,7 +37,7 @@ class Freshness:
     stale_there: int = 0  # how often the node that acknowledged a change ran an older version
     late: int = 0
     slowest_s: float = 0.0
-    slow: int = 0  # late changes at nodes that had no fault
+    slow: int = 0  # slow responses of nodes that had no fault
     slow_examples: list[str] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)

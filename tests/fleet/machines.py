@@ -113,7 +113,7 @@ class FleetMachine(Server):
             self._forget()
 
     def stop_keeping(self) -> None:
-        """Stops restarting the node, which continues to run."""
+        """Stops restarting the node, which continues to run: the caller has to stop it."""
         self._ends.set()
 
     def close(self) -> None:

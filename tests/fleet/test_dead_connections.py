@@ -41,8 +41,8 @@ def has_none_of(cluster: Cluster, epochs: set[int]) -> bool:
 
 
 def crash(server: Server, cluster: Cluster) -> None:
-    """Kills the server while its session has no transaction: PostgreSQL would end an open
-    transaction after 3 s.
+    """Kills the server while its session has no transaction: PostgreSQL would end a session with an
+    open one after 3 s.
     """
     seen: list[object] = []
     for _ in range(10):

@@ -248,7 +248,8 @@ def test_a_removed_node_stays_out(shared_fleet: Fleet, two_nodes: tuple[Server, 
 
 
 def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, cluster: Any) -> None:
-    # With two nodes, the remaining one can still confirm keys; a node that is alone cannot.
+    # Two nodes confirm keys to each other without the database; by then, a node that is alone
+    # cannot tell whether its callers are authorized.
     times = SHORT.replace("--fleet-end-s 4", "--fleet-end-s 40").replace(str(REAP_S), "60")
     node, _ = (fleet.node(name, times).start() for name in ("one", "two"))
     health = node.call("GET", "/api/functions/health").json()

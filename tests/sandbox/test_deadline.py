@@ -104,7 +104,7 @@ def test_each_renewal_moves_it(made: LauncherProcess) -> None:
     first = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=first)
     hand_over(made, first + full_wait(DEADLINE_S))
-    hand_over(made, first - 1)  # a delayed message must not move the deadline back
+    hand_over(made, first - 1)  # a delayed message must not make the deadline earlier
     until_boottime(first + LATER_S)
     assert processes(made) == inside
     until_boottime(first + full_wait(DEADLINE_S) + LATER_S)

@@ -123,8 +123,7 @@ class StoryState:
         }
         assert excuses[code], f"there was no reason for {answer.text} ({call})"
         if number is not None and code == "RUNTIME_UNAVAILABLE" and call.is_stopped:
-            # The end is unknown until the node reports it, or the node that takes the invocation
-            # over.
+            # The end is unknown until the node reports it, or the one that takes this node over.
             function.unanswered += 1
             function.lost.add(number)
         elif number is not None:

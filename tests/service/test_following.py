@@ -831,7 +831,7 @@ async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
         return [(answer.status_code, answer.json()["error_code"]) for answer in found]
 
     with away(others, "catch_up"):
-        # In the last two requests, the caller is not known to be a function.
+        # The last two requests name no known function, so their caller counts as a stranger.
         codes = ["STORE_UNAVAILABLE"] * (len(missing) - 2) + ["CAPACITY_FULL"] * 2
         assert await answers() == [(503, code) for code in codes]
     assert await answers() == [(404, "NOT_FOUND")] * len(missing)  # control

@@ -185,8 +185,8 @@ async def test_a_start_that_is_cancelled_closes_what_was_open(
 # The listeners of each signal on a standalone server, in their order.
 HEARERS = {
     "invoker.on_opened": ["Events.call_started"],
-    # The end of an invocation may free an instance, which the invocation waiting for it gets before
-    # a new one can start. Other listeners follow at the end.
+    # The end of an invocation may free an instance; then requests that wait for this end continue;
+    # then its schedule may start the next run. What others are told of the end comes last.
     "invoker.on_closed": [
         "Dispatcher.call_ended",
         "Waiters.call_ended",

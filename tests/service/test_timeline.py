@@ -27,7 +27,7 @@ def why(record: Invocation) -> ColdStartReason | None:
 
 
 def phases(record: Invocation) -> Timeline:
-    """The timeline without its start time."""
+    """The timeline without the time at which the instance got the invocation."""
     assert record.timeline is not None
     return replace(record.timeline, started_ms=0)
 

@@ -26,7 +26,7 @@ CHECKS = (
     "response_headers_conformance,response_schema_conformance,negative_data_rejection,"
     "missing_required_header,unsupported_method,allow_header_conformance,use_after_free"
 )
-# Not counted as failures: the refusal of a valid but stale If-Match, and a documented 503.
+# 412 for a stale or malformed If-Match also counts as a refusal; a documented 503 is no failure.
 CONFIG = """
 hooks = "spec.fuzz_hooks"
 [checks.negative_data_rejection]

@@ -113,8 +113,7 @@ def test_a_body_that_trickles_on_behind_its_answer_ends_the_connection(impatient
 
     with ThreadPoolExecutor(len(TRICKLED)) as pool:
         took = dict(zip(TRICKLED, pool.map(trickles, TRICKLED), strict=True))
-    # The bound is five seconds for the rest of a body; the three seconds for the body are over by
-    # then.
+    # The server allows five seconds for the rest; the body's own three seconds are over by then.
     assert max(took.values()) < scaled(10), took
 
 
@@ -299,8 +298,8 @@ def test_long_bodies_have_room_and_short_calls_go_on(another: Callable[..., Serv
 
 @pytest.mark.parametrize("whose", ["strangers", "own"])
 def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) -> None:
-    """The rest of the budget must suffice for the tenant's own invocations: strangers get only a
-    small share.
+    """Strangers get only a small share of the budget, so the tenant's own invocations have room.
+    Unfinished bodies of the tenant's own can take all of it.
     """
     server = little_room
     function = server.deploy("cat")

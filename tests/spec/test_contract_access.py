@@ -178,7 +178,7 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
 
 
 def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[..., Server]) -> None:
-    """The key was created before the server's first start."""
+    """The key was created before the server's first start, and is in no file of the server."""
     server = another("--host 0.0.0.0")
     key = make_key(server)["key"]
     server.start_without_waiting()

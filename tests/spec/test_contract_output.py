@@ -1,4 +1,4 @@
-"""The contract: the output of an invocation, byte for byte, over HTTP and on the command line."""
+"""The contract: the output of an invocation, byte for byte, over HTTP."""
 
 import threading
 from collections.abc import Iterator

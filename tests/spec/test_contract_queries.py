@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.sandbox, promise("A1")]
 
 LIMITS = ("limit=0", "limit=1001", "limit=x")
 CURSOR_OR_LIMIT = ("cursor=x", "limit=0")
-# The queries that each route refuses, and the parameter that the error names.
+# The queries that each route refuses; the error names the first parameter of the query.
 REFUSED = {
     "/api/functions": (
         *(*LIMITS, "state=deleted", "stat=a", "q=", f"q={'x' * 201}"),

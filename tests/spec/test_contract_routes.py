@@ -453,8 +453,8 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
     error = caller.refused("FORBIDDEN", 403, "DELETE", f"/api/keys/{operator['id']}")
     assert "scope operator" in error["error"]
     assert Api(keyed.server.url, operator["key"]).count() == 0, "it works still"
-    # An operator's key sees all callers of its tenant, but it neither sees nor revokes keys of
-    # other tenants.
+    # The admin sees all callers of its tenant, but it neither sees nor revokes keys of other
+    # tenants.
     assert {one["id"] for one in caller.good("GET", "/api/keys")["keys"]} == {
         one["id"] for one in (operator, admin, writer)
     }

@@ -1,4 +1,4 @@
-"""The contract: every invocation has a timeline, and a cold start has a reason."""
+"""The contract: every invocation has a timeline."""
 
 import threading
 import time

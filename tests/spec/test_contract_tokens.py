@@ -164,7 +164,7 @@ def test_a_bad_token_is_refused(signer: Signer, make: Callable[[Signer], str]) -
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-# All ways in which a client may send a token.
+# All ways in which a client may send a token that nobody has asked for.
 CARRIED: dict[str, dict[str, str]] = {
     "bearer": {"Authorization": "Bearer TOKEN"},
     "x-api-key": {"X-Api-Key": "TOKEN"},

@@ -148,8 +148,8 @@ def test_one_request_lists_what_all_functions_of_a_tenant_have(keyed: Keyed) -> 
         policy = {"on_failure": {"function": target}}
         owner.good("PUT", f"{of(function)}/async-policy", policy)
         ended(owner, function, submit(owner, function))
-    # Until these invocations have ended, each is in the queue of the target, and for a moment in
-    # one of the lists.
+    # Until the target's invocations have ended, they are in its queue, and so for a moment in one
+    # of the lists.
     until(lambda: len(ended_of(owner, target_id)) == len(made), scaled(10))
     lists = {"queues": "queues", "dead-letters": "dead_letters", "deliveries": "deliveries"}
     for path, field in lists.items():

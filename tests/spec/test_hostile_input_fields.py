@@ -302,9 +302,7 @@ def test_handler_text_runs_nowhere_but_in_the_sandbox(
 
 
 def _argv(pid: int) -> list[bytes]:
-    """The arguments of this process, if it is one of the server's, and of its descendants outside
-    of sandboxes.
-    """
+    """The arguments of a process; none if it has ended, or if it is in a sandbox."""
     try:
         found = [Path(f"/proc/{pid}/cmdline").read_bytes()]
     except OSError:
