@@ -33,7 +33,8 @@ PARTLY = {"base"}
 # Packages that httpx needs, so they are always installed.
 OF_HTTPX = {"certifi"}
 MODULE_OF = {"pyyaml": "yaml"}
-# Modules that only Linux has. The libraries and Python itself check before they import these.
+# Modules that systems other than Linux may lack. The libraries and Python itself check before they
+# import these.
 LINUX_ALONE = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 # Imports every module, and prints what was loaded, each with the name of the importer.
 IMPORT_ALL = f"""
@@ -115,7 +116,7 @@ def test_constants_that_the_model_repeats_are_equal() -> None:
 
 
 def test_an_import_of_what_linux_alone_has_is_found_out(tmp_path: Path) -> None:
-    """Negative control: a module that only Linux has must be found."""
+    """Negative control: a module that other systems may lack must be found."""
     (tmp_path / "quiltfn_bad.py").write_text("import termios\n")
     at = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
     done = imported("quiltfn_bad", code=at + IMPORT_ALL)

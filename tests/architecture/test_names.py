@@ -20,8 +20,8 @@ TERMS = {
     r"\bmoulds?\b": "sandbox template",
     r"\buplinks?\b|\b(its|the) way out\b": "egress proxy",
 }
-# The glossary explains where words came from, so it may have former terms. Other pages are lists,
-# or generated from code.
+# The pages that are checked. The glossary may have former terms, since it explains where words came
+# from; the pages that are left out besides are lists, or generated from code.
 PAGES = re.compile(
     r"docs/(architecture|how-to/.*|decisions/.*)\.md|(README|SECURITY|PRINCIPLES|CONTRIBUTING)\.md"
 )

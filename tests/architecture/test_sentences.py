@@ -65,8 +65,8 @@ def parsed(text: str) -> Iterator[str]:
 
 
 def speaks_of_null(field: Field) -> bool:
-    """Whether the documentation of a field explains null. Each client has its own word for null, so
-    the explanation is a separate text.
+    """Whether the meaning of a field mentions null, or the field explains null but can't be null.
+    Each client has its own word for null, so the explanation is a separate text.
     """
     return "null" in field.meaning or bool(field.null and not field.is_nullable)
 

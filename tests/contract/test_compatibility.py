@@ -1,5 +1,5 @@
-"""Servers of several versions at one database: which may use it, which are refused with a message,
-and that migrations remove nothing that an older server uses.
+"""Servers of several versions at one database: which may use it, with which message others are
+refused, and that migrations remove nothing that an older server uses.
 """
 
 import contextlib
@@ -247,7 +247,9 @@ async def test_servers_go_back_one_version(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_a_node_overtaken_at_start(fleet: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that was admitted must check once more whether a newer one excludes its version."""
+    """A newer node may exclude the version of a node that was admitted before the newer one could
+    see it, so the node must check once more.
+    """
     take_over = PostgresDatabase._take_over
 
     def overtaken(database: PostgresDatabase, connection: Connection) -> None:

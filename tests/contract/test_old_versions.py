@@ -1,4 +1,6 @@
-"""A new version removes old ones, but none that anything needs or may begin to need."""
+"""A new version removes old ones, but none that anything needs. Nothing can begin to need a removed
+one.
+"""
 
 from typing import Any
 
@@ -112,7 +114,7 @@ async def test_versions_that_must_stay_are_bounded_as_well(store: SqlStore) -> N
         await update(store, function, 7, limits, 10_000)
     assert await numbers(store, function) == [1, 2, 3, 4, 5, 6]
     await aliases.save(function.id, "a3", None, alias)
-    await update(store, function, 7, limits, 10_000)  # control: without the alias, its versions go
+    await update(store, function, 7, limits, 10_000)  # control: without one alias, there is room
     assert await numbers(store, function) == [1, 2, 6, 7]
 
 

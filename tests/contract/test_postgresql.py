@@ -1,4 +1,4 @@
-"""The PostgreSQL of tests is a real one that a test can stop, kill, freeze and remove."""
+"""The PostgreSQL of tests: its roles, its databases, and that killed tests leave nothing of it."""
 
 import signal
 import subprocess

@@ -224,7 +224,8 @@ async def test_a_clock_set_back_repeats_no_tick(store: SqlStore, function: Funct
     (read,) = await schedules.set_back(first - MINUTE, 10)
     await schedules.save(read.from_now(first - MINUTE), read)
     assert await fire(store, function, first) is None
-    # The last of the missed ticks is due once more, and is run this time.
+    # All missed ticks are due once more, and are run this time, even the last one, whose row says
+    # that it was missed.
     for number in range(1, 11):
         assert await fire(store, function, first + number * MINUTE) is RunOutcome.ACCEPTED
     assert await fire(store, function, first + 11 * MINUTE) is None

@@ -52,7 +52,8 @@ VALUES ('01990000-0000-7000-8000-000000000004', 'default', '01990000-0000-7000-8
     ('01990000-0000-7000-8000-000000000005', 'default', '01990000-0000-7000-8000-000000000001',
     'f', 'node-1', 'running', 1760000100, NULL, NULL, NULL, '', '', 0);
 """
-# A runtime since revision 0003. The version has an image that its runtime's name no longer means.
+# For databases since revision 0003, the first with the table `runtime` and the column `pinned`. The
+# version has an image that its runtime's name no longer means.
 RUNTIME = f"""
 INSERT INTO runtime (id, name, kind, image, host, command, environment, isolation, network,
     writable_paths, created_at)

@@ -180,7 +180,7 @@ async def test_a_claim_takes_few_bytes_into_memory(queue: SqlWork, function: Fun
     assert [len(await claimed(queue, function, 9)) for _ in range(3)] == [2, 2, 0]
     await an_accepted(queue, function, payload=bytes(AT_ONCE_MAX_BYTES + 1))
     assert len(await claimed(queue, function, 9)) == 1
-    # If all work of a queue is too old, it ends in one claim.
+    # However much work of a queue is too old, all of it ends in one claim.
     old = [a_piece(function, expires_at_ms=NOW_MS + 1) for _ in range(450)]
     await asyncio.gather(*(queue.accept(one) for one in old))
     young = await an_accepted(queue, function, due_at_ms=NOW_MS + 1)

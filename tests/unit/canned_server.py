@@ -142,8 +142,8 @@ class Fake:
 
 
 class Canned:
-    """A `Transport` that calls a function instead of a server. The function takes and returns
-    httpx's types, so that it can also replace the server of the asynchronous client.
+    """A `Transport` that calls a function instead of a server. The function takes, returns
+    and raises httpx's types, so that it can also replace the server of the asynchronous client.
     """
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:

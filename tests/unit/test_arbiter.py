@@ -79,7 +79,7 @@ def live_twice(story: list[tuple[str, int, int]], make: Callable[[], NodeSimulat
     assert logs[0] == logs[1], "equal stories are decided differently"
 
 
-# The instance that is kept for one version ends for a call that waits for another version.
+# An instance that is kept for a version ends for a call that waits for this same version.
 KEPT_MAKES_ROOM = [
     ("acquire three", 1, 0),
     *[("acquire", 0, 0)] * 2,

@@ -33,8 +33,8 @@ class Known:
 
 
 class AskedPeers:
-    """`HttpPeers` that respond with one text, or not at all. `asked`: each requested node, and the
-    text that it got.
+    """`HttpPeers` that respond with one text, or not at all. `asked`: each node that was asked,
+    and the method and target of its request.
     """
 
     def __init__(self, text: str | None) -> None:

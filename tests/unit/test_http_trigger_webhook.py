@@ -37,7 +37,8 @@ STANDARD_HEADERS = {
     "webhook-timestamp": str(STANDARD_TIME),
     "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
 }
-# From docs.stripe.com, "Verify webhook signatures manually": a header of this format.
+# From docs.stripe.com, "Verify webhook signatures manually": the format of the header, which
+# `stripe_headers` signs as described there.
 STRIPE = Webhook(scheme=Scheme.STRIPE, secret="whsec_test_secret_of_an_endpoint")
 STRIPE_TIME = 1492774577
 STRIPE_BODY = b'{\n  "id": "evt_test_webhook",\n  "object": "event"\n}'

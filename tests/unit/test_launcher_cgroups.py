@@ -108,8 +108,8 @@ APART = line("/sys/fs/cgroup/cpuacct", "cgroup", "rw,cpuacct")
     ],
 )
 def test_what_a_sandbox_is_shown_of_its_groups(mounts, table: str, view: list[str]) -> None:
-    """Controllers of the same hierarchy are shown together; other mount options of a hierarchy are
-    not controllers.
+    """Controllers of the same hierarchy are shown together, since the kernel takes all of them or
+    none. Other mount options of a hierarchy are not controllers.
     """
     mounts(table)
     assert sorted(cgroups.detect().view().split(":")) == view

@@ -1,4 +1,4 @@
-"""The files of a packaged server: unit, sample settings, and what the how-to says of them."""
+"""The files of packages: the unit of a server, sample settings, and pages of the command line."""
 
 import os
 import re

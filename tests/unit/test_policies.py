@@ -15,7 +15,7 @@ TWICE, ALL = AsyncPolicy(max_attempts=2), RecordPolicy(keep_input="all")
 
 
 class Stored(SqlPolicies):
-    """A `PolicyStore` in memory, which a test can make fail."""
+    """An `SqlPolicies` in memory, which a test can make fail."""
 
     def __init__(self, rows: Sequence[Row] = ()) -> None:
         self.rows, self.saved, self.is_broken = list(rows), list[object](), False

@@ -79,7 +79,7 @@ def test_netlink_is_refused_as_a_family_that_is_not_there(rules: list[Config]) -
 
 @pytest.mark.parametrize("family", [2, 10])
 def test_of_internet_sockets_tcp_and_udp_alone(rules: list[Config], family: int) -> None:
-    """If a handler could request SCTP, the host would load its module for SCTP."""
+    """If a handler could request SCTP, the host would load its module for it, if it has one."""
     found = [one["args"] for one in of(rules, "socket") if one["args"][0]["value"] == family]
     for _, kind, protocol in found:
         assert (kind["index"], kind["op"], kind["value"]) == (1, "SCMP_CMP_MASKED_EQ", 15)

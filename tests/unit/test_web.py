@@ -56,9 +56,7 @@ def test_a_client_that_has_a_file_is_told_so_without_it() -> None:
 
 
 def test_what_was_built_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are found beside quiltfn's package, wherever it is. `ui/build.py` writes them
-    there.
-    """
+    """The files are found in quiltfn's package, wherever it is. `ui/build.py` writes them there."""
     monkeypatch.setattr(quiltfn, "__file__", str(tmp_path / "__init__.py"))
     assert (ROOT / "src" / "quiltfn" / "__init__.py").is_file()
     for directory in (web.DASHBOARD, web.DOCUMENTATION):
