@@ -99,10 +99,7 @@ def page(lines: Iterable[str], machine: dict[str, Any]) -> str:
 
 
 WHAT = """
-Machines of one description differ, and one machine differs from hour to hour: that of 2026-11-27 was another one than the day before. In turns
-within an hour it gave, for the version of the day before and for the one in the table: warm shell p50 0.94 and 1.00, 1.01 and 0.94; p99 2.27 and 2.15,
-2.33 and 2.32; paced 1.26 and 1.25, 1.28 and 1.43; 8 callers 0.77 and 0.75, 0.81 and 0.81; CPU 1.16 and 1.20, 1.21 and 1.13; cold 3.46 and 8.45 ms,
-3.24 and 8.18 ms.
+Machines of one description differ, and one machine differs from hour to hour. Versions can be compared only in turns, on one machine.
 
 ## What the rows mean
 

@@ -3,7 +3,7 @@ the methods of the Python client, the pages on states, security tests, code that
 project file, the command line (and its manual page), the API and promises, the packages in the
 architecture page, and the types of the dashboard.
 
-.venv/bin/python scripts/generate.py
+.venv/bin/python scripts/generate.py    (after `scripts/setup --test`)
 """
 
 import ast
@@ -434,12 +434,17 @@ API = ROOT / "docs" / "api"
 
 
 def main() -> None:
+    """Prints the names of the files that changed."""
     for path, text in FILES.items():
-        path.write_text(text())
-        print(path.relative_to(ROOT))
+        write(path, text())
     for name, page in api_pages.pages().items():
-        (API / name).write_text(page)
-        print((API / name).relative_to(ROOT))
+        write(API / name, page)
+
+
+def write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

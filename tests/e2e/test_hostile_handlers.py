@@ -380,10 +380,10 @@ os.execv("/bin/sh", ["sh", "-c", f"echo {looked} {len(opened)}"])
 
 
 def guest_digests(server: Server) -> set[str]:
-    """The digests of the guest's program, as seen by each process of a sandbox."""
-    (pids, *_) = server.sandbox_pids().values()
-    found = {oracle.digest(Path(f"/proc/{pid}/root/.guest")) for pid in pids}
-    assert found != {"cannot be read"}
+    """The digests of the guest's program, as seen by each process of a sandbox that still runs."""
+    pids = [pid for pids in server.sandbox_pids().values() for pid in pids]
+    found = {oracle.digest(Path(f"/proc/{pid}/root/.guest")) for pid in pids} - {"cannot be read"}
+    assert found, pids
     return found
 
 

@@ -375,6 +375,9 @@ def test_a_server_reaches_postgresql_by_a_unix_socket(
 def test_a_second_server_is_refused_the_database(
     shared: Server, another: Callable[..., Server], cluster: Cluster, password: Path
 ) -> None:
+    # After a restart of PostgreSQL, a server takes its lock again with its next write.
+    shared.until_ready()
+    shared.run("true")
     store = f"--store {cluster.tcp_url(SHARED, None)} --store-password-file {password}"
     second = another(options=store)
     second.start_without_waiting()

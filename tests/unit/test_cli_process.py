@@ -169,7 +169,7 @@ def test_a_pipe_that_nobody_writes_to_is_given_up_with_advice() -> None:
     os.close(reader)
     os.close(writer)
     assert done.returncode == 2
-    assert "stayed empty" in done.stderr
+    assert "neither written to nor closed" in done.stderr
     assert "/dev/null" in done.stderr
 
 

@@ -125,9 +125,11 @@ def test_a_quota_is_shown_set_and_taken_away(cli: CommandLine) -> None:
     cli.answers["GET", OF_ACME] = (200, QUOTA | dict.fromkeys(LIMITS, 0))
     shown = {"calls in flight 0 2 acme", "gb seconds per day - 12.5 acme"}
     assert shown <= set(cli.run("quota show acme").lines)
-    line = "quota set acme --calls-in-flight 50 --gb-seconds-per-day 3600"
-    assert "is the name right" not in cli.run(line).err
-    assert cli.body == {"calls_in_flight": 50, "gb_seconds_per_day": 3600.0}
+    cli.answers["GET", OF_ACME] = (200, QUOTA)
+    line = "quota set acme --calls-in-flight 60 --functions 5"
+    assert "no invocations yet" not in cli.run(line).err
+    kept = QUOTA["gb_seconds_per_day"]
+    assert cli.body == {"calls_in_flight": 60, "functions": 5, "gb_seconds_per_day": kept}
     cli.answers["PUT", OF_ACME] = (200, QUOTA | {"known": False})
     assert "acme has no key, no function and no invocations yet" in cli.run(line).err
     assert cli.run("quota remove acme").out == "acme has the server's limits\n"

@@ -224,9 +224,9 @@ class Endpoint:
             # Only in a fleet can keys be stale.
             anybody = ANYBODY if services.fleet.is_alone or not is_open else access.anybody()
             caller = anybody if is_open else await identify(access, request)
-            visits = b"tenant" in request.query or TENANT_HEADER in request.headers
-            caller = await self._visiting(caller, request, route) if visits else caller
             context.caller, context.tenant_id = caller, caller.tenant_id
+            visits = b"tenant" in request.query or TENANT_HEADER in request.headers
+            caller = await self._visit(context, request, route) if visits else caller
             caller.must_have(route.scope)
         if route.action is not None and services.health.draining:
             raise ShuttingDown("the server is ending and changes nothing any more", retry_after=5)
@@ -265,13 +265,17 @@ class Endpoint:
             await self._read_body(context, request, route, limit)
         return await self._run(context, request, route)
 
-    async def _visiting(self, caller: Caller, request: Request, route: AnyRoute) -> Caller:
-        """As `visiting`, also for a tenant that another node has just created."""
+    async def _visit(self, context: Context, request: Request, route: AnyRoute) -> Caller:
+        """As `visiting`, also for a tenant that another node has just created. A refused request
+        keeps the caller's own tenant, for the audit log.
+        """
         try:
-            return visiting(self._services, caller, request, route)
+            caller = visiting(self._services, context.caller, request, route)
         except NotFound:
             await self._services.lifecycle.others.hear_of_missing()
-            return visiting(self._services, caller, request, route)
+            caller = visiting(self._services, context.caller, request, route)
+        context.caller, context.tenant_id = caller, caller.tenant_id
+        return caller
 
     def _pass_on(self, context: Context, request: Request, route: AnyRoute) -> None:
         """Lets the handler read the body while it arrives."""

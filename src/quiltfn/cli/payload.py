@@ -77,8 +77,8 @@ def _read_pipe(number: int) -> bytes:
             piece = pieces.get(timeout=SILENCE_S)
         except queue.Empty:
             raise BadParameter(
-                f"standard input is a pipe that stayed empty for {SILENCE_S:g} s; to wait longer: "
-                "--payload-file -, for no payload: </dev/null"
+                "standard input is a pipe that was neither written to nor closed for "
+                f"{SILENCE_S:g} s; to wait longer: --payload-file -, for no payload: </dev/null"
             ) from None
         if isinstance(piece, OSError):
             raise BadParameter(f"{STANDARD_INPUT} cannot be read: {piece.strerror}")

@@ -34,13 +34,15 @@ def set_quota(
     fields: Annotated[dict[str, Any], FieldsOf(NewQuota)],
     connection: Connection,
 ) -> None:
-    """Replace all limits of a tenant. Omitted limits are the server's defaults."""
+    """Set limits of a tenant. It keeps its other limits; `quota remove` removes them all."""
     if not fields:
         raise BadParameter(
             "name at least one limit; --help lists them", f"quiltfn quota remove {tenant}"
         )
     with connection.session() as at:
-        made = at.show(at.client.quotas.set(tenant, **fields), tables.quota)
+        now = at.client.quotas.get(tenant)
+        kept = {name: getattr(now, name) for name in now.own}
+        made = at.show(at.client.quotas.set(tenant, **kept | fields), tables.quota)
         if not made.known:
             none = "no key, no function and no invocations yet"
             show.note(f"{tenant} has {none}: check the name")

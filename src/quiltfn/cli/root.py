@@ -173,7 +173,8 @@ def run(argv: Sequence[str]) -> int:
     except ApiError as error:
         known = error.invocation_id is None or error.invocation_id in (error.hint or "")
         record = None if known else f"recorded as invocation {error.invocation_id}"
-        again = f"try again in {error.retry_after:g} s" if error.retry_after else None
+        waits = error.retry_after and not error.hint  # a hint says more
+        again = f"try again in {error.retry_after:g} s" if waits else None
         show.complain(error.message, error.hint, again, record)
         return 1
     except ConnectionFailed as error:

@@ -163,12 +163,13 @@ class Admission:
         `RateLimited`.
         """
         most = self.limits_of(tenant_id).functions
-        if count >= most:
-            raise RateLimited(
-                f"the tenant has {count} functions, its limit",
-                hint="delete an unused function" if most else _raised_by("--functions"),
-                retry_after=60,
-            )
+        if count < most:
+            return
+        if most:
+            sentence = f"the tenant has {count} functions, and its limit is {most}"
+            raise RateLimited(sentence, hint="delete an unused function", retry_after=60)
+        sentence = "the tenant's limit functions is 0, so it may have no new function"
+        raise RateLimited(sentence, hint=_raised_by("--functions"), retry_after=60)
 
     def in_flight(self, tenant_id: str) -> int:
         """The number of the tenant's invocations that run or wait, on all nodes as far as known."""

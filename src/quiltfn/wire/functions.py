@@ -82,9 +82,10 @@ FunctionName = Annotated[
         "my-function",
         Pattern(
             "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
-            "1 to 64 letters, digits, dots, dashes or underscores, ending in a letter or digit",
+            "1 to 64 letters, digits, dots, dashes or underscores; the first and last a "
+            "letter or digit",
         ),
-        NoneOf(RESERVED_FUNCTION_NAMES, "none of the API's reserved words"),
+        NoneOf(RESERVED_FUNCTION_NAMES, "another word, since this one is part of the API's paths"),
     ),
 ]
 ClusterId = Annotated[

@@ -57,7 +57,8 @@ ScheduleName = Annotated[
         "nightly",
         Pattern(
             "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
-            "1 to 64 letters, digits, dots, dashes or underscores, ending in a letter or digit",
+            "1 to 64 letters, digits, dots, dashes or underscores; the first and last a "
+            "letter or digit",
         ),
     ),
 ]
