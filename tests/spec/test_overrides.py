@@ -138,7 +138,7 @@ def test_a_caller_sets_what_the_function_leaves_open(both: Tenant) -> None:
     assert answer["stdout"] == "fast https://api.example\n"
     assert both.caller.invoke(function)["stdout"] == " https://api.example\n"
     for name in ("URL", "SECRET", "EXTRA_VAR"):
-        assert "left it open" in refused(both.caller, function, {name: "x"})
+        assert "with an empty value" in refused(both.caller, function, {name: "x"})
     assert "decide what they run" in refused(both.caller, function, {"BASH_ENV": "/tmp/x"})
 
 

@@ -6,7 +6,7 @@ from quiltfn.cli import show, tables
 from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import Argument, BadParameter, Group
 from quiltfn.cli.session import Connection
-from quiltfn.wire import NewQuota
+from quiltfn.wire import NewQuota, Quota
 
 app = Group(
     name="quota", help="Show and set the limits of tenants; setting needs an operator's key."
@@ -24,7 +24,7 @@ def show_quota(
     """Show a tenant's limits and usage. Other tenants need an operator's key."""
     with connection.session() as at:
         name = tenant or at.client.system.whoami().tenant_id
-        at.show(at.client.quotas.get(name), tables.quota)
+        _note_unknown(at.show(at.client.quotas.get(name), tables.quota))
 
 
 @app.command("set")
@@ -43,9 +43,7 @@ def set_quota(
         now = at.client.quotas.get(tenant)
         kept = {name: getattr(now, name) for name in now.own}
         made = at.show(at.client.quotas.set(tenant, **kept | fields), tables.quota)
-        if not made.known:
-            none = "no key, no function and no invocations yet"
-            show.note(f"{tenant} has {none}: check the name")
+        _note_unknown(made)
 
 
 @app.command()
@@ -54,3 +52,9 @@ def remove(tenant: Tenant, connection: Connection) -> None:
     with connection.session() as at:
         at.client.quotas.delete(tenant)
         at.say(f"{tenant} has the server's limits", removed=True, tenant_id=tenant)
+
+
+def _note_unknown(quota: Quota) -> None:
+    if not quota.known:
+        none = "no key, no function and no invocations yet"
+        show.note(f"{quota.tenant_id} has {none}: check the name")

@@ -336,7 +336,8 @@ class Lifecycle:
         entry = self._catalog.get(entry.function.id)
         state = entry.function.state
         if state in (FunctionState.PENDING, FunctionState.ERROR):
-            raise Conflict(f"a function that is {state} cannot be resumed", details=_state(entry))
+            sentence = f"a function that is {state} cannot be resumed"
+            raise Conflict(sentence, details=_state(entry), hint="deploy it")
         if state is FunctionState.ACTIVE:
             return entry
         return await self.deploy(entry)

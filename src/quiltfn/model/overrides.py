@@ -58,8 +58,8 @@ def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> No
             )
         if declared.get(name) != "":
             raise Forbidden(
-                f"{where} cannot be set by a key below scope write: the function has not left it "
-                "open",
+                f"{where} cannot be set by a key below scope write: the function does not declare "
+                "it with an empty value",
                 details={"field": where},
                 hint=f"have the function declare {name[:80]} with an empty value, or call with a "
                 "key with scope write",

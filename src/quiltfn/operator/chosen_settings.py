@@ -100,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line, with an option for each setting."""
     it = argparse.ArgumentParser(
         prog="quiltfn serve",
+        usage="%(prog)s [--config FILE] [--SETTING VALUE …]; --help lists the settings",
         description="Start the server on this machine, as root: it drops root before it listens.",
         epilog="exit codes: 0 drained after SIGTERM · 69 machine or address unusable · 70 the "
         "server ended unexpectedly · 73 data directory unusable · 74 database unusable · "
