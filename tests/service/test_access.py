@@ -14,7 +14,8 @@ from promises import promise
 from quiltfn.base.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import RateLimited, StoreUnavailable, Unauthorized
-from quiltfn.store import SqlKeys, SqlStore, open_sqlite
+from quiltfn.operator.keys import parser, perform
+from quiltfn.store import SqlAudit, SqlKeys, SqlStore, open_sqlite
 from quiltfn.tenants import access as module
 from quiltfn.tenants.access import ANYBODY, Access, make_key
 from sqlite_template import with_schema
@@ -123,11 +124,10 @@ async def test_a_key_that_cannot_be_looked_for_is_not_said_to_be_wrong(box: Shar
     assert await box.who(key) == "acme"
 
 
-async def test_the_first_key_ends_the_open_mode_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # In this test, a key can be created within a millisecond after the last check.
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0)
+async def test_the_first_key_ends_the_open_mode_for_all_requests(tmp_path: Path) -> None:
+    """They notice it once `quiltfn keys` has reported it, also while the keys are loaded or the
+    store is away.
+    """
     async with (
         open_sqlite(with_schema(tmp_path)) as server,
         open_sqlite(tmp_path, alone=False) as tool,
@@ -137,13 +137,16 @@ async def test_the_first_key_ends_the_open_mode_at_once(
         assert box.access.is_open
         assert await box.access.identify({}, "10.0.0.1") == ANYBODY
         assert not box.access.is_outdated
-        await box.create()
-        assert box.access.is_outdated
-        await box.access.refresh()
-        assert not box.access.is_open
-        assert not box.access.is_outdated
-        # changes must also be noticed if they follow faster than file times can show
+        # Changes must also be noticed if they follow faster than file times can show.
+        given = parser().parse_args(["create"])
         for _ in range(3):
-            await box.create()
+            await perform(given, box.tool, SqlAudit(tool.database), SystemClock())
+            assert [box.access.is_outdated for _ in range(3)] == [True] * 3
+            box.keys.broken = True
+            with pytest.raises(StoreUnavailable):
+                await box.access.refresh()
             assert box.access.is_outdated
+            box.keys.broken = False
             await box.access.refresh()
+            assert not box.access.is_open
+            assert not box.access.is_outdated

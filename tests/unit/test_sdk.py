@@ -724,13 +724,13 @@ async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() 
             await also_within.keys.list()
     assert seen == [None, "acme", None]
     for closed in (at, acme, acme.in_tenant("umbrella")):
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(RuntimeError, match="the client is closed"):
             closed.keys.list()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(RuntimeError, match="the client is closed"):
         await other.keys.list()
     first = client(server)
     first.in_tenant("acme").close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(RuntimeError, match="the client is closed"):
         first.keys.list()
 
 

@@ -123,7 +123,7 @@ async def perform(
 
     async def finish(key: Key, action: str, status: int) -> None:
         await audit.append(entry(key, action, status, clock))
-        await asyncio.sleep(LOOK_EVERY_S)  # a running server has noticed the change by then
+        await asyncio.sleep(LOOK_EVERY_S)  # then a server without keys has noticed its first one
 
     as_json = given.output == "json"
     if given.verb == "create":

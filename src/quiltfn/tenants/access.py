@@ -95,7 +95,7 @@ class Access:
         # node has newer keys.
         self._current_at = self._confirmed_at = -math.inf
         self._stamp: object = None
-        self._looked_at = float("-inf")
+        self._looked_at, self._is_behind = float("-inf"), False
         self._refreshing = asyncio.Lock()
         self._asked: dict[str, None] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -105,13 +105,13 @@ class Access:
     @property
     def is_outdated(self) -> bool:
         """Whether another process has changed keys since the last `refresh`. Looks at most once per
-        `LOOK_EVERY_S`; False in between.
+        `LOOK_EVERY_S`, and remembers a change that it saw until `refresh` has loaded the keys.
         """
         now = self._clock.now()
-        if now - self._looked_at < LOOK_EVERY_S:
-            return False
-        self._looked_at = now
-        return self._keys.change_token() != self._stamp
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = now
+            self._is_behind = self._keys.change_token() != self._stamp
+        return self._is_behind
 
     def now(self) -> float:
         """The clock for ages of keys, in seconds."""
@@ -328,7 +328,7 @@ class Access:
             keys = await self._keys.load() if revision != self.revision else None
             if began >= self._current_at:  # no other node has sent newer keys meanwhile
                 self._take(revision, began, keys)
-            self._stamp = stamp
+            self._stamp, self._is_behind = stamp, False
 
     def take_over(self, revision: int, current_at: float, keys: Sequence[Key] | None) -> None:
         """Take another node's keys, if they are newer. `keys`: None if the revision is the same."""
