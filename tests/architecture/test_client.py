@@ -36,7 +36,8 @@ MODULE_OF = {"pyyaml": "yaml"}
 # Modules that systems other than Linux may lack. The libraries and Python itself check before they
 # import these.
 LINUX_ALONE = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
-# Imports every module, and prints what was loaded, each with the name of the importer.
+# Imports every module, and prints the names of all loaded modules. If a module of quiltfn imports
+# one that other systems may lack, this fails and names both.
 IMPORT_ALL = f"""
 import builtins, importlib, sys
 usual = builtins.__import__

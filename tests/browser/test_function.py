@@ -581,7 +581,7 @@ def test_a_replaced_runtime_is_told_until_the_next_update(page: Page, site: Serv
 
 def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
     """After the first click, no other button may appear in the same place. If the function's own
-    code was edited, the dialog is about its versions, not about a replaced runtime.
+    code was edited, the notice is about its versions, not about a replaced runtime.
     """
     packed(site, "edited-here", main=returning("first"))
     fn = site.deploy("main:handler", runtime="edited-here")
@@ -867,7 +867,7 @@ def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
 
 
 def delivered(line: str) -> str:
-    """The output of a shell command that the page shows, which sends a request to the webhook."""
+    """The output of a shell command that the page shows, which sends a request to the function."""
     asked = subprocess.run(
         ["sh", "-c", line], check=True, capture_output=True, text=True, timeout=scaled(30)
     )

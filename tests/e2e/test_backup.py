@@ -103,7 +103,7 @@ def test_what_was_acknowledged_before_a_backup_is_in_it(
 
 
 def an_image(server: Server, tmp_path: Path) -> str:
-    """Creates a runtime with files and a function that uses it; returns the digest of the image."""
+    """Uploads an image with files; returns its digest."""
     (tmp_path / "app" / "lib").mkdir(parents=True)
     (tmp_path / "app" / "run.sh").write_text("echo from the image\n")
     (tmp_path / "app" / "run.sh").chmod(0o755)
@@ -123,8 +123,9 @@ def an_image(server: Server, tmp_path: Path) -> str:
 def test_images_keys_and_settings_of_a_stopped_server_come_back(
     server: Server, another: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """There are images with code, and base images for a version and for a name. Base images have a
-    link that files for /app must not have; restoring must accept it.
+    """There is an image with code, a base image that a version uses, and one that only a runtime
+    names. The first base image has a link that files for /app must not have; restoring must accept
+    it.
     """
     digest = an_image(server, tmp_path)
     server.deploy("echo hello", name="kept")

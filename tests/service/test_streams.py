@@ -25,7 +25,7 @@ REQUEST = "{} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nX-Request-Id: 
 
 
 async def stream_numbers(_context: RequestContext[Any]) -> Response:
-    """Send a stream of numbers."""
+    """Send a stream of equal chunks."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(CHUNKS):

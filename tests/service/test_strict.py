@@ -59,8 +59,8 @@ async def test_whoever_asks_for_the_record_waits_too(server: Harness, tmp_path: 
 
 
 async def test_whoever_asks_is_told_the_end_that_was_stored(server: Harness) -> None:
-    """Another node ran the invocation too, since it was unknown which of both had claimed it, and
-    stored its end first.
+    """Two nodes ran the invocation, since it was unknown which of them had claimed it. The other
+    node stored its end first.
     """
     entry = await server.active("echo hello")
     server.journal.is_strict = False

@@ -56,7 +56,7 @@ def operation_cut_off(api: Api, server: Server) -> Story:
     path = f"/api/elasticity/control/functions/{api.create()}/pool-target"
     whole = api.good("POST", path, TARGETS, headers=headers | {"Idempotency-Key": "whole"})
     made = api.good("POST", path, TARGETS, headers=headers)
-    # The state between two writes lasts too short to be killed in, so the test creates it.
+    # The state between two writes is too brief to kill the server in, so the test creates it.
     change(server, "UPDATE operation SET status = 'running' WHERE operation_id = ?",
            made["operation_id"])  # fmt: skip
     api = yield

@@ -273,8 +273,8 @@ def test_a_reader_returns_behind_the_last_event_it_had(ended: tuple[Api, dict[st
 
 @promise("A37")
 def test_a_reader_ahead_of_the_record_or_of_an_earlier_attempt_hears_it(api: Api) -> None:
-    """Event ids contain the attempt, except for the first one, since an offset is only valid in its
-    own attempt.
+    """Event ids contain the attempt, except during the first attempt, since an offset is only valid
+    in its own attempt.
     """
     function_id = api.active("echo hello; exit 1")
     policy = {"max_attempts": 2, "backoff_seconds": {"first": 0, "jitter": 0}}
@@ -343,9 +343,6 @@ def test_all_calls_of_a_function_are_followed(api: Api) -> None:
         assert output(seen).decode() == record["stdout"]
         assert output(seen, "stderr") == b"e\n"
         assert seen[-1].data == record
-
-
-# Bounds and tenants ------------------------------------------------------------------------------
 
 
 # The client library ------------------------------------------------------------------------------

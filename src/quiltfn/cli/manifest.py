@@ -153,7 +153,7 @@ def check_resolved(tree: Path) -> None:
 
 
 def _check_file(path: Path, shown: str | None = None) -> None:
-    """`shown`: the file's name in errors if only npm has seen the file."""
+    """`shown`: the file that errors name instead of `path`, which the user has not seen."""
     try:
         text = path.read_text("utf-8")
         said = json.loads(text)

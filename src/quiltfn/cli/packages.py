@@ -1,8 +1,9 @@
 """Installs packages into a runtime's tree without running any of their code.
 
 Only wheels are installed, and npm packages without their install scripts. The installers start no
-other program, run in an empty directory, and only get the environment variables for registries,
-proxies and caches.
+other program, run in an empty directory, and get only some environment variables: those for
+registries, proxies and caches, those that any program may need, and those that the user's .npmrc
+names.
 """
 
 import os
@@ -25,8 +26,9 @@ PACKAGES = "site-packages"
 MANY_MODULES = 100
 # The minor versions of glibc that uv has a name for.
 UV_GLIBC = (17, 28, *range(31, 41))
-# The only environment variables that installers get: for registries, proxies, and any program. The
-# value of any other could be sent to the address that someone else's npm settings name.
+# The environment variables that installers get besides those that the user's .npmrc names: for
+# registries, proxies and caches, and those that any program may need. The value of any other could
+# be sent to the address that someone else's npm settings name.
 PASSED_ON = re.compile(
     r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|RETRIES"
     r"|TIMEOUT|DEFAULT_TIMEOUT|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE)"
@@ -185,8 +187,8 @@ def install_node(tree: Path) -> None:
 
 
 def _check_no_programs(installer: str, directory: Path) -> None:
-    """Raise `BadParameter` if npm or pnpm could start a program: its Node.js may ignore
-    NODE_OPTIONS, such as that of a self-contained pnpm.
+    """Raise `BadParameter` if npm or pnpm could start a program because its Node.js ignores
+    NODE_OPTIONS. The Node.js in a self-contained pnpm may do so.
     """
     loaded = directory / "loaded"
     tools.run([installer, "--version"], directory, _environment() | {"QUILTFN_LOADED": str(loaded)})
@@ -223,8 +225,9 @@ def _install_by_pnpm(tree: Path) -> None:
 
 
 def compile_python(tree: Path, interpreter: str) -> bool:
-    """Compile every module, since /app is read-only, with the local program that has the name of
-    the server's `interpreter`. False if there is no such Python here.
+    """Compile the modules, since /app is read-only, with the local program that has the name of the
+    server's `interpreter`. If there are many, those in tests/ are left out. False if there is no
+    such Python here.
     """
     name = Path(interpreter).name
     python = tools.found(name) if INTERPRETER.fullmatch(name) else None

@@ -27,7 +27,8 @@
 const char *shell_library;
 unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
-// A zygote may start before the handler is known, so its comment has room for most handlers.
+// The zygote's command line is a comment, which each fork replaces by the handler (see shell.c). A
+// zygote may start before the handler is known, so the comment has room for most handlers.
 enum { COMMENT = 1023 };
 
 static struct {

@@ -1,5 +1,5 @@
-"""Checks that a webhook was signed with the secret, and recently. All comparisons take constant
-time.
+"""Checks that a webhook was signed with the secret and, if its scheme has a time, recently. All
+comparisons take constant time.
 
 Standard Webhooks: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 GitHub: https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries

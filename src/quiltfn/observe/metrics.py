@@ -1,7 +1,8 @@
 """Prometheus metrics. Labels have few values: never a tenant, function or path.
 
-This module counts; `prometheus_client` renders the text on request. It is imported only then: with
-its HTTP server it takes a fifteenth of the import time of a start.
+This module counts; `prometheus_client` renders the text on request. That library is imported only
+on the first request: together with its HTTP server, it would take a fifteenth of a start's import
+time.
 """
 
 import threading
@@ -27,8 +28,8 @@ SECONDS = (
 
 class _Numbers:
     """The series of a metric by label values. `known`: values of its only label, whose series start
-    at 0: if a series began with 1, its first increase would be invisible. Any thread may change
-    them.
+    at 0: if a series began with 1, its first increase would be invisible. Any thread may call the
+    methods.
     """
 
     def __init__(

@@ -325,7 +325,8 @@ class FunctionPool:
             sandbox.watch(partial(self._cleaned, number), partial(self._lost, number))
         if taken:
             other._look_after_end()
-        # Only once all of them count again: these actions may start other instances in free places.
+        # Only now that this pool counts all of them: these actions may start other instances in
+        # free places.
         for number in taken:
             self._perform(self.model.adopted(number, now))
 
@@ -446,7 +447,7 @@ class FunctionPool:
     def set_scaling(self, limits: PoolLimits) -> None:
         self.limits = limits
         bounded = limits if self.allowance is None else self.allowance.bounded(limits)
-        # Before this pool, these end their instances above the maximum.
+        # The other versions' pools end their instances above the maximum before this pool does.
         for pool in self.beside.values():
             pool.set_scaling(bounded.beside)
         self._perform(self.model.set_scaling(bounded, self._clock.now()))

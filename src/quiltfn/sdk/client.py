@@ -49,9 +49,9 @@ class Client(Groups["Client"]):
     `base_url` and `api_key` default to QUILT_BASE_URL and QUILT_API_KEY. `cacert`: a PEM file with
     trusted certificate authorities (default: the machine's, or SSL_CERT_FILE). `retries`: how often
     a failed request is sent again; requests that might be executed twice are never repeated.
-    `on_response`: called with the body of every response. Raises ValueError for invalid arguments.
-    The attribute `on_upload`, if set, is called during an upload with the number of bytes sent
-    since the last call.
+    `on_response`: called with the body of every successful response that is not a stream. Raises
+    ValueError for invalid arguments. The attribute `on_upload`, if set, is called during an upload
+    with the number of bytes sent since the last call.
 
     Every method raises an `ApiError` if the server returns an error, ConnectionFailed if there is
     no response, NotTrusted if the server's certificate is not trusted, and UnreadableAnswer if the
@@ -224,8 +224,8 @@ def headers_with(api_key: str | None) -> dict[str, str]:
 
 def path_of(request: Request[Any], tenant: str | None) -> str:
     """The request's path, with the tenant that an operator acts in. The tenant is a query
-    parameter, since an older server refuses an unknown one; it would ignore a header, and act in
-    the key's own tenant.
+    parameter, since an older server refuses parameters that it does not know; it would ignore a
+    header, and act in the key's own tenant.
     """
     if tenant is None:
         return request.path

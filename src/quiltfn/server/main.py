@@ -108,7 +108,7 @@ async def serve(given: Inherited) -> None:
         finally:
             stall_responder.stop()
         drain.cancel()
-        if platform.ended.done():  # The supervisor starts the server again.
+        if platform.ended.done():  # If the node wasn't removed, the supervisor restarts the server.
             raise platform.ended.result()
 
 
@@ -226,8 +226,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     end_code = main()
-    # Everything is closed and stored. Finalizing the interpreter would take a twentieth of the
-    # server's total time from start to end, and free only what the kernel frees anyway.
+    # Everything is closed and stored. Finalizing the interpreter would take a twentieth of the CPU
+    # time of the server's imports and exit, and free only what the kernel frees anyway.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(end_code)

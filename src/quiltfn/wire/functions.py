@@ -478,9 +478,9 @@ class Pool(Struct, kw_only=True, frozen=True):
 
 class ListedPool(Pool, kw_only=True, frozen=True):
     """One function's instances in the list of pools. `parked_count`: parked instances, which are
-    part of `warming_count` and kept for a rollback or the next start. `memory_mib`: their share of
-    the memory budget; an instance with an invocation counts with its limit, an idle one with its
-    usage.
+    part of `warming_count` and kept for a rollback or the next start. `memory_mib`: the share of
+    all the function's instances in the memory budget; an instance with an invocation counts with
+    its limit, an idle one with its usage.
     """
 
     parked_count: InstanceCount

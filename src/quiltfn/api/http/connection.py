@@ -48,7 +48,7 @@ from quiltfn.api.http.route import Application
 # The limit on requests that wait on one connection, and the assumed memory of each in addition to
 # its bytes.
 QUEUED_MAX, QUEUED_BYTES = 16, 6 * 1024
-# Bytes of a body that wait for its handler before reading from the client pauses.
+# If more bytes of a body than this wait for its handler, reading from the client pauses.
 BODY_AHEAD_BYTES = 64 * 1024
 # If a client gets its response before it has sent its whole body, it may send the rest, since some
 # clients read the response only afterwards. The limits of that rest in time and in bytes.
@@ -92,7 +92,7 @@ _split_remembered = lru_cache(maxsize=1024)(split_target)
 
 
 def body_head(headers: Headers, *, keep_alive: bool) -> bytes:
-    """A minimal head that gives a parser the same body as the validated `headers`."""
+    """A minimal head, after which a parser finds the same body as after the validated `headers`."""
     if "transfer-encoding" in headers:
         framing = "Transfer-Encoding: chunked"
     else:
@@ -394,7 +394,7 @@ class HttpConnection(asyncio.Protocol):
     def _start_next(self) -> None:
         if self._current is not None or not self._queue or self._is_write_paused:
             return
-        # Not inside the parser: a response may close the connection.
+        # This never runs inside the parser, since a response may close the connection.
         request = self._current = self._queue.popleft()
         self._idle_since = None
         if not self._is_reading:
@@ -684,7 +684,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._is_shared:
             return self.unsent()
         # The shared body itself takes no memory of its own, except for the part that TLS has
-        # copied. Other unsent bytes are too few to count: writing would pause.
+        # copied. Other unsent bytes are too few to count, since writing pauses once there are many.
         is_copy = self._transport.get_extra_info("ssl_object") is not None
         return self._transport.get_write_buffer_size() if is_copy else 0
 
@@ -729,7 +729,7 @@ class HttpConnection(asyncio.Protocol):
     # The timeout of an incomplete head or body runs only while the server reads.
 
     def _expect_head(self) -> None:
-        # Called only while no earlier request is in progress.
+        # An earlier request that is in progress at the timeout still gets its response.
         timeout_s = self._limits.head_timeout_s
         self._head_timer = self._loop.call_later(timeout_s, self._refuse, b"")
 

@@ -77,10 +77,11 @@ async def get_invocation_output(context: RequestContext[InvocationServices]) -> 
 
 async def get_invocation_timeline(context: RequestContext[InvocationServices]) -> Response:
     """Show the timeline of an invocation, phase by phase in microseconds, and the reason of a cold
-    start; while it runs, up to now. queued: in the wait queue. placed and specialised: the wait
-    while a sandbox was created and specialised for its version; cold starts only. ran: from the
-    hand-over to the handler's end. recorded: writing its records. The response also has its
-    attempts, the invocation that caused it, those that it caused, and the names of its variables.
+    start. The timeline of a running invocation extends to now. queued: in the wait queue. placed
+    and specialised: the wait while a sandbox was created and specialised for its version; cold
+    starts only. ran: from the hand-over to the handler's end. recorded: writing its records. The
+    response also has its attempts, the invocation that caused it, those that it caused, and the
+    names of its variables.
     """
     services = context.services
     found = await call_timeline(services.work, context.entry(), _invocation_id(context))

@@ -50,7 +50,7 @@ def find(
 
 
 def _function(at: Session, name_or_id: str, with_aliases: bool) -> CurrentFunction | None:
-    """A function with everything that belongs to it. None: it does not exist any more."""
+    """A function with everything that belongs to it. None: it does not exist."""
     functions = at.client.functions
     try:
         function, etag = functions.get_with_etag(name_or_id)

@@ -1,10 +1,10 @@
 """Work that earlier boots had claimed, handled at a start and when a node is taken over.
 
 If the journal has the start of an attempt, the attempt is interrupted, and the function's policy
-decides what follows. Without such a record the work was not started and waits again, if the
-journal's spool is complete: it is after `kill -9`, but perhaps not after a restart of the machine.
-If it may be incomplete, it is unknown whether the work was started. The attempt then counts as
-interrupted, so that work with a single attempt never runs twice.
+decides what follows. Without such a record, the work was not started and waits again if the
+journal's spool is complete. The spool is complete after `kill -9`, but perhaps not after a restart
+of the machine. If it may be incomplete, it is unknown whether the work was started. The attempt
+then counts as interrupted, so that work with a single attempt never runs twice.
 """
 
 import random
@@ -40,8 +40,8 @@ TAKEN_OVER = Why(NODE_LOST, NODE_LOST)
 
 
 class StartTime(msgspec.Struct, frozen=True):
-    """The time of the server's start: for records, wall clock time in Unix seconds; for queues,
-    trusted time in Unix milliseconds.
+    """The time of the server's start or of the take-over: for records, wall clock time in Unix
+    seconds; for queues, trusted time in Unix milliseconds.
     """
 
     unix: int
