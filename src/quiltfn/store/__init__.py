@@ -1,10 +1,10 @@
 """State that outlives the process: functions, records, queues, and keys, in a database.
 
 `SqlStore` stores functions and their versions. `SpoolJournal` stores the records of invocations
-without making an invocation wait for the database. Each other class stores one kind of row in the
-same database: API keys, responses to idempotent requests, audit entries, operations, runtimes,
-images of tenants, asynchronous invocations, aliases, policies, URLs and schedules of functions,
-deliveries, statistics of invocations, quotas of tenants.
+without making an invocation wait for the database. The other classes store further rows in the same
+database, or remove old ones: API keys, responses to idempotent requests, audit entries, operations,
+runtimes, images of tenants, asynchronous invocations, aliases, policies, URLs and schedules of
+functions, deliveries, statistics of invocations, quotas of tenants.
 """
 
 from quiltfn.store.calls.deliveries import SqlDeliveries

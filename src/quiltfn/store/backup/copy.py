@@ -62,7 +62,7 @@ class Source(Protocol):
 
     def rows(self, table: Table) -> Generator[Row]:
         """All rows, with values of their `Kind`; only a few rows are in memory at a time. Close the
-        generator: it holds a database lock, without which its transaction cannot end.
+        generator: before that, the transaction cannot end.
         """
 
 

@@ -43,10 +43,10 @@ from quiltfn.store.database.nodes import Boot
 # Including the duration of the commit, a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
-# The segment grows while commits fail. Beyond SEGMENT_MAX_BYTES new invocations are refused; ends
-# are still written. If the start of an invocation can't be written to the disk, the next start is
-# tried after TRIED_AGAIN_S.
+# For how long `refuses` is true after the start of an invocation could not be written to the disk.
 TRIED_AGAIN_S = 1.0
+# The segment grows while commits fail. Beyond this, new invocations are refused; ends are still
+# written.
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
 # Beyond this, responses wait for the commit.
 WAITING_MAX_BYTES = 16 * 1024 * 1024
@@ -299,7 +299,7 @@ class SpoolJournal:
 
     async def _told_from_memory(self, invocation_id: str) -> Invocation | None:
         """The uncommitted record, as it will be stored. None: read the database instead. Stores the
-        record first if it may be shown only once stored, since another node's end may replace it.
+        record first if `_counts_once_stored`.
         """
         fresh = self._unstored(invocation_id)
         if fresh is not None and self._counts_once_stored(fresh) and self._left_to_do is None:

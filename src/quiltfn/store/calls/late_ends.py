@@ -42,7 +42,9 @@ def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invoc
 
 
 def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Invocation]:
-    """The stored records of `ends` that a take-over has ended and that were not retried."""
+    """The stored records of `ends` that a take-over has ended and that were neither retried nor
+    redriven.
+    """
     found = [
         known
         for known in records.among(connection, ends).values()

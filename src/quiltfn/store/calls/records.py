@@ -82,7 +82,7 @@ def upsert_large(epoch: int) -> str:
 
 
 class NotAllNew(Exception):
-    """Some of the records were already final in the database, or their function is deleted."""
+    """`upsert_new` cannot store some of the records, for one of the reasons that it names."""
 
 
 def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int) -> stats.Sums:
@@ -186,8 +186,8 @@ def at_a_time(connection: Connection) -> int:
 
 
 def remove(connection: Connection, ids: Sequence[str]) -> int:
-    """Removes records with their inputs and attempts until the step's time is over; returns the
-    number of records removed.
+    """Removes records with their inputs, attempts and dead letters until the step's time is over;
+    returns the number of records removed.
     """
     until, removed = end_of_step(connection), 0
     some = at_a_time(connection)

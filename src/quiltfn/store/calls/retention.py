@@ -36,7 +36,7 @@ class Oldest(NamedTuple):
 
 
 class SqlRetention:
-    """Removes records, oldest first, except those of running invocations and of the last minute."""
+    """Removes records, oldest first, except unfinished ones and those of the last minute."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
@@ -45,7 +45,8 @@ class SqlRetention:
 
     async def prune_some(self, keep: RetentionPolicy) -> int:
         """Removes some records, for a millisecond, so that other writes hardly wait. Returns the
-        number removed: 0 if the policy allows all remaining ones. Raises `StoreUnavailable`.
+        number of records that it removed or whose output it removed; 0: nothing more may be removed
+        now. Raises `StoreUnavailable`.
         """
 
         def work(connection: Connection) -> int:
@@ -66,8 +67,8 @@ class SqlRetention:
 
 
 def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: str) -> int:
-    """Runs one step; returns how many records it removed. Only ids below `before` may be
-    removed.
+    """Runs one step; returns how many records it removed or emptied of output. Only records with
+    ids below `before` may be removed.
     """
     until = records.end_of_step(connection)
     # A tenant whose records are all too young must not prevent the removal of others.

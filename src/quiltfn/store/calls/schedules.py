@@ -233,7 +233,8 @@ class SqlSchedules:
 
     async def run_now(self, schedule: Schedule, work: AcceptedWork, now_ms: int) -> None:
         """Accepts work for a run that a caller requested, and records the run, in one transaction.
-        Raises the errors of `SqlWork.accept`.
+        Raises the errors of `SqlWork.accept`, and `Outdated` if the schedule was changed or
+        deleted.
         """
 
         def write(connection: Connection) -> None:

@@ -57,7 +57,7 @@ class Spool:
         self.writing_since = 0.0
 
     def append(self, record: Invocation) -> None:
-        """Writes one record. If it raises `OSError`, the segment is as it was."""
+        """Writes one record. If it raises `OSError`, the complete records are as before."""
         line = to_line(record)
         self.writing_since = monotonic()
         try:

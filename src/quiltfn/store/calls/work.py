@@ -99,8 +99,8 @@ class SqlWork:
         returns.
 
         Simultaneous requests share one transaction. Raises `CapacityFull` if the queue is full, or
-        if inputs of the tenant or of all tenants are too large, and `NotFound` if the function was
-        deleted. Storing the same id again has no effect.
+        if inputs of the tenant or of all tenants are too large, and `NotFound` if the function or
+        the version of the input was deleted. Storing the same id again has no effect.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[None] = loop.create_future()
@@ -421,8 +421,8 @@ class SqlWork:
         return await self._database.read(lambda c: tables.read_all(c, rows, Attempt))
 
     async def input_variables(self, invocation_id: str) -> Sequence[str] | None:
-        """The names of the caller's variables: empty if they are encrypted with another key, None
-        if the input is not stored.
+        """The names of the caller's variables: empty if they cannot be decrypted, None if the input
+        is not stored.
         """
         table = tables.input_table.c
         columns = (table.invocation_id, table.environment, table.is_encrypted)
@@ -442,9 +442,7 @@ class SqlWork:
         return await self.input(invocation_id, exists().where(*this))
 
     async def input(self, invocation_id: str, *where: ColumnElement[bool]) -> Input | None:
-        """The caller's input, if it was stored. Raises `Unprocessable` if it was encrypted with
-        another key.
-        """
+        """The caller's input, if it is stored. Raises `Unprocessable` if it cannot be decrypted."""
         query = select(tables.input_table).where(
             tables.input_table.c.invocation_id == invocation_id, *where
         )
@@ -452,7 +450,7 @@ class SqlWork:
         return None if row is None else read_input(row, self._cipher)
 
     async def keep_input(self, record: Invocation, kept: Input) -> None:
-        """Stores the input of a synchronous invocation."""
+        """Stores the input of a synchronous invocation, if the limits on inputs allow it."""
         values = input_row(record, kept, self._cipher)
 
         def write(connection: Connection) -> None:

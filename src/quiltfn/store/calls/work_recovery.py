@@ -3,8 +3,9 @@
 If the journal has the start of an attempt, the attempt is interrupted, and the function's policy
 decides what follows. Without such a record, the work was not started and waits again if the
 journal's spool is complete. The spool is complete after `kill -9`, but perhaps not after a restart
-of the machine. If it may be incomplete, it is unknown whether the work was started. The attempt
-then counts as interrupted, so that work with a single attempt never runs twice.
+of the machine. If it may be incomplete, or if the work was claimed with `is_begun`, it is unknown
+whether the work was started. The attempt then counts as interrupted, so that work with a single
+attempt never runs twice.
 """
 
 import random

@@ -65,7 +65,7 @@ SELECT coalesce(max($unit), 0), CAST(coalesce(sum($unit), 0) AS bigint) FROM usa
 -- newest_record: the id of the newest record
 SELECT max(invocation_id) FROM invocation;
 
--- newest_id: the newest id in any table; every SELECT reads one entry at the end of an index
+-- newest_id: the newest id in the tables below; every SELECT reads one entry at the end of an index
 SELECT max(coalesce(id, '')) FROM (
     SELECT max(invocation_id) AS id FROM invocation UNION ALL
     SELECT max(id) FROM function UNION ALL

@@ -5,7 +5,7 @@
 log: so they show whether a log belongs to a file.
 
 SQLite's locks belong to the process, and closing any descriptor of a file releases all of them. So
-nothing in this module may be called while this process has a connection to the database.
+`in_file` and `first_in_log` may not be called while this process has a connection to the database.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Returns free pages of the database to the disk, in steps of a millisecond.
 
-A tenth of the file, or 16 MiB, stays free for new rows; on a full disk nothing does. A database
-that was created without incremental vacuum keeps its size, but new rows reuse its free pages.
+A tenth of the file, but at least 16 MiB, stays free for new rows; on a full disk nothing does. A
+database that was created without incremental vacuum keeps its size, but new rows reuse its free
+pages.
 """
 
 import time

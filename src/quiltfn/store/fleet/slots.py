@@ -18,7 +18,8 @@ from quiltfn.store.database.database import Quickly
 from quiltfn.store.database.sql import execute, run
 from quiltfn.store.database.tables import as_json
 
-# How many locked rows a statement waits for, a second each, before it skips further locked ones.
+# How many locked rows one `hold` waits for, a second each, before it leaves out all other
+# functions.
 LOCKED_MAX = 2
 TAKEN_OVER = "node {name} has been taken over: its epoch {epoch} is over"
 
@@ -44,8 +45,9 @@ class SqlSlots:
         if a later request of this node arrives first.
 
         Returns the slots of each function, None if it was deleted. Leaves out functions whose rows
-        stayed locked; if all did, raises `StoreUnavailable`. Raises `NotAMember` if the node's
-        epoch has ended: it then holds nothing.
+        stayed locked, and all after `LOCKED_MAX` of these; if none is left, raises
+        `StoreUnavailable`. Raises `NotAMember` if the node's epoch has ended: it then holds
+        nothing.
         """
         turns = {function_id: next(self._turns) for function_id in wants}
 

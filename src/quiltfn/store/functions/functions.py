@@ -38,7 +38,7 @@ class SqlStore:
     `store/opening.py`.
 
     Every method raises `StoreUnavailable` if the database does not respond; then nothing has
-    changed.
+    changed, except perhaps if it is `OutcomeUnknown`.
     """
 
     def __init__(self, database: Database, remove_some: Work[bool]) -> None:

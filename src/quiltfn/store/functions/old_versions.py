@@ -63,7 +63,7 @@ def remove(connection: Connection, function: Function, limits: VersionLimits) ->
 
 
 def _share(connection: Connection, function: Function, limits: VersionLimits) -> float:
-    """The bytes that versions of a function may take: an equal share for each of the tenant's."""
+    """The bytes that versions of a function may take: each function of the tenant gets the same."""
     if not limits.tenant_bytes:
         return float("inf")
     owner = tables.function.c.tenant_id

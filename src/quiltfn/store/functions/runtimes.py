@@ -102,8 +102,8 @@ class SqlTenantImages:
 
     async def add(self, image: TenantImage, quota_bytes: int | None = None) -> bool:
         """Adds the image to the tenant's, unless all of them would then count more than
-        `quota_bytes`; returns whether the tenant has the image. An image that the tenant already
-        has stays.
+        `quota_bytes`; returns whether the tenant has the image. For an image that the tenant
+        already has, stores the new count.
         """
         this = (held.c.tenant_id == image.tenant_id) & (held.c.digest == image.digest)
         theirs = select(func.coalesce(func.sum(held.c.counted_bytes), 0)).where(

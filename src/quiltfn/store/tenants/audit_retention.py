@@ -1,5 +1,5 @@
 """Keeps audit log and operations within their limits: removes the oldest rows of the largest
-tenant.
+tenants.
 """
 
 from sqlalchemy import Column, Connection, delete, select
