@@ -1,5 +1,5 @@
-"""Run as a handler: tries the system calls that `forbidden.py` doesn't try, and prints the outcome
-of each. "open" is a failure of the sandbox; any other outcome is the name of an error, or of the
+"""Run as a handler: tries system calls, few of which `forbidden.py` tries, too, and prints the
+outcome of each. "open" is a failure of the sandbox; any other outcome is the name of an error, or of the
 signal that ended the attempt. System call numbers are x86_64's.
 """
 
@@ -102,7 +102,7 @@ def read_with(flags):
         offset = [ctypes.c_long(0)] * 2
         last = ctypes.c_long(flags)
         read = of_file(327, ctypes.c_char_p(vector), ctypes.c_long(1), *offset, last)
-        # No refusal by the filter: the kernel returns this error if data isn't cached, or if the
+        # These errors aren't the filter's: the kernel returns them if data isn't cached, or if the
         # file is on an overlay.
         try:
             read()

@@ -35,7 +35,7 @@ class Disk:
 
 
 class NoRoom(Exception):
-    """Checks that the code in the block raises the error of a full disk."""
+    """The disk is full."""
 
 
 def write(file: int, data: bytes) -> None:

@@ -450,7 +450,7 @@ class Server:
         """Waits until `count` processes `sleep` run in handlers, and ends these processes."""
         until(lambda: len(self.named("sleep")) >= count)
         for pid in self.named("sleep"):
-            # the only fatal signal that shells do not report in their output
+            # a fatal signal that shells do not report in their output
             os.kill(pid, signal.SIGPIPE)
 
 

@@ -1,7 +1,8 @@
 """Storms: inject faults into a server under load, and check its history afterwards (history.py,
 work_history.py).
 
-`scripts/soak storms` plays each kind for ten minutes, `test_storms.py` for some seconds.
+`scripts/soak storms` plays each kind for ten minutes, `test_storms.py` all but `power` for some
+seconds.
 
 kill    kill -9 of the server, the launcher or both, every few seconds
 power   the file system stops writing at some moment, as in a power cut: unsynced data is lost (the

@@ -116,8 +116,8 @@ class RealDriver:
 
 
 class FleetDriver(RealDriver):
-    """Drives a fleet. Each request goes to one of three nodes; a restart restarts one node after
-    the other.
+    """Drives a fleet. Each request goes to one of three nodes; each restart restarts the next
+    node.
     """
 
     is_fleet = True
@@ -169,7 +169,7 @@ class FleetStories(RealStories):
 
 
 def is_complaint(line: str) -> bool:
-    """Whether a line of the server's log reports a bug, or is not a log line at all."""
+    """Whether a line of the server's log is an error, or begins a traceback that is not JSON."""
     try:
         return json.loads(line)["level"] in ("error", "critical")
     except (ValueError, KeyError, TypeError):

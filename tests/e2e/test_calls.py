@@ -233,14 +233,14 @@ def test_the_environment_is_the_versions_then_the_calls_then_ours(shared: Server
 
 
 def test_the_largest_environment_that_is_accepted_can_be_executed(shared: Server) -> None:
-    """If the accepted size was larger, execve would fail with E2BIG: its limit for one variable is
-    128 KiB.
+    """If much more were accepted, execve would fail with E2BIG: it limits each variable, and all of
+    them together.
     """
     environment = {f"V{n}": "x" for n in range(4_000)}
     assert shared.run("env | grep -c ^V", environment=environment)["stdout"] == "4000\n"
 
 
-# Cleaning after an invocation ----------------------------------------------------------------
+# Names on the host ---------------------------------------------------------------------------
 
 
 @promise("F11")

@@ -325,7 +325,8 @@ def test_what_sandboxes_are_made_of_is_for_the_launcher_alone(shared: Server) ->
 TRIES = Path(__file__).with_name("forbidden.py").read_text()
 # These attempts succeed for root on the host, so they can succeed at all.
 HARMLESS_ON_HOST = ("nice", "raw socket", "packet socket", "see pid 1", "the API", "setuid")
-# These attempts fail for any user: the file or the address does not exist in the sandbox.
+# These attempts fail with other errors than EPERM: in the sandbox, the file or the address does not
+# exist, is read-only, or is not the handler's.
 BY_PLACE = (
     *("see pid 1", "list pid 1's descriptors", "memory of pid 1", "environ of pid 1"),
     *("the control socket", "the API", "the metadata service", "oom_score_adj", "sysctl", "sysrq"),
@@ -352,7 +353,7 @@ def test_everything_forbidden_fails(tries: dict[str, int]) -> None:
         assert tries["clone3"] == errno.ENOSYS  # libc then uses clone instead
         # Not EFAULT or EINVAL: these would mean that the kernel has examined the arguments.
         refused = {name for name, code in tries.items() if code == errno.EPERM}
-        # Libraries try these socket families, and do without them if the kernel seems to lack them.
+        # Libraries try netlink sockets, and do without them if the kernel seems to lack them.
         assert tries["audit socket"] == errno.EINVAL
         assert set(tries) - refused == {"clone3", "audit socket", *BY_PLACE}
 
@@ -394,5 +395,3 @@ def test_a_stopped_guest_ends_at_the_outer_deadline(shared: Server) -> None:
     assert call.result(scaled(5))["status"] == "timeout"
     until(lambda: not shared.named("sleep"), 2.0)
 
-
-# The working directory -----------------------------------------------------------------------

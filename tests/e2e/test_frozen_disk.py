@@ -1,4 +1,4 @@
-"""A disk that accepts no writes: every access to its files blocks."""
+"""A disk that accepts no writes: every write to its files blocks."""
 
 import contextlib
 import subprocess

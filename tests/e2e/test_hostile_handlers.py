@@ -341,8 +341,8 @@ def doors(server: Server) -> dict[str, str]:
 
 @promise("F22")
 def test_no_other_door_of_the_kernel_is_open(doors: dict[str, str]) -> None:
-    """These are the system calls, socket families, flags and architectures that `forbidden.py` does
-    not try.
+    """`forbidden.py` does not try most of these system calls, socket families, flags and
+    architectures.
     """
     opened = {name: how for name, how in doors.items() if how.startswith("open")}
     assert not opened

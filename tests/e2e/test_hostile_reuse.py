@@ -28,7 +28,7 @@ def server(ground: Ground) -> Server:
 
 
 def alone(server: Server, handler: str, **fields: Any) -> Function:
-    """A server on which all invocations run in the same sandbox, one after the other."""
+    """A function whose invocations all run in the same sandbox, one after the other."""
     return server.deploy(handler, max_instances=1, **fields)
 
 
@@ -226,8 +226,8 @@ print(found, os.uname().nodename)
 
 
 def test_nothing_of_a_tenant_is_found_by_another(ground: Ground) -> None:
-    """The functions of both tenants have the same name. The first one's resources are freed before
-    the second one starts.
+    """The functions of both tenants have the same name. The first one is deleted before the
+    second one is invoked.
     """
     server = ground.server
     call = of_another_tenant(server, "neighbour")

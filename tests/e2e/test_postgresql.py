@@ -263,7 +263,7 @@ def test_calls_go_on_without_postgresql(shared: Server, cluster: Cluster, how: s
 
 
 def away(server: Server, load: Load) -> None:
-    """Makes the database unavailable for some seconds."""
+    """Checks a server whose database is unavailable for some seconds."""
     before = len(load.known)
     with load.slowly():
         answer = server.call("POST", "/api/functions", {"name": "refused", "handler": "true"})

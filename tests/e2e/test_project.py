@@ -347,7 +347,7 @@ def test_a_deploy_that_was_killed_is_gone_on_with(shop: Shop, steps: int) -> Non
 
 
 def killed_after(shop: Shop, steps: int, *more: str) -> None:
-    """Kills the deploy once it has done this many steps, or during the first one."""
+    """Kills the deploy once it has done this many steps; 0: during the first one."""
     process = subprocess.Popen(
         [str(QUILTFN), "deploy", str(shop.directory), *more],
         stdin=subprocess.DEVNULL,

@@ -136,7 +136,7 @@ def test_asynchronous_handlers(shared: Server, cleanup: bool) -> None:
 NAMES = [
     *("mod:handler", "mod.handler", "mod:Class.method", "mod:instance", "pack.sub:handler"),
     *("pack/sub.handler", "no-package/my-mod.handler", "no-package/1st.handler"),
-    # these handlers take the wrong number of arguments
+    # these handlers differ in the number of their arguments
     *("mod:none", "mod:two", "mod:any", "mod:more"),
     "mod:generator",
 ]

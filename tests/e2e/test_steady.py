@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.sandbox, promise("P13")]
 
 CALLS_PER_S = 50
 SWITCHES = 12  # the number of updates, and of rollbacks
-BETWEEN_S = 0.125  # invocations overlap each change at this pace; others would prove nothing
+BETWEEN_S = 0.125  # at this pace, invocations overlap each change, or it would prove nothing
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Load:
 
 
 async def switch_often(function: Marked) -> list[tuple[str, TimedResponse]]:
-    """Updates the function repeatedly, and rolls it back to its first version. Returns the mark of
+    """Updates the function repeatedly, and rolls it back version by version. Returns the mark of
     the version after each change, and the change's response.
     """
     made: list[tuple[str, TimedResponse]] = []

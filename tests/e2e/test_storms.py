@@ -1,6 +1,6 @@
-"""Some seconds of each storm: nothing that was acknowledged is lost, and nothing runs twice.
+"""Some seconds of most storms: nothing that was acknowledged is lost, and nothing runs twice.
 
-`scripts/soak storms` plays each for ten minutes.
+`scripts/soak storms` plays each for ten minutes, and `power`, too.
 """
 
 import os

@@ -280,7 +280,7 @@ def score_of(pid: int) -> int:
 @promise("F28")
 @pytest.mark.parametrize("tier", TIERS)
 def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: str) -> None:
-    """On the host, a gVisor sandbox is one process, which has the score of a handler."""
+    """On the host, every process of a gVisor sandbox has the score of a handler."""
     function = deploy(shared, "python", tier, LOWER)
     before = {pid for pids in shared.sandbox_pids().values() for pid in pids}
     call = shared.later(function.invoke)

@@ -501,7 +501,7 @@ def pids_and_most(calls: list[Future[httpx.Response]]) -> tuple[set[str], set[st
 @promise("R35")
 def test_calls_share_an_instance_up_to_its_concurrency(shared: Server) -> None:
     pids, most = pids_and_most(at_once(shared_by(shared, 4), ["/gather?4"] * 14))
-    assert (len(pids), most) == (1, {"4"})  # `calls` invocations run at once, and never more
+    assert (len(pids), most) == (1, {"4"})  # four invocations run at once, and never more
     # Negative control: without the variable, invocations run one at a time.
     _, most = pids_and_most(at_once(site_of(shared, max_instances=1), ["/gather?1"] * 6))
     assert most == {"1"}

@@ -1,4 +1,4 @@
-"""Negative control: runs `quiltfn serve` with network rules that count attempts, but refuse none.
+"""Negative control: runs `quiltfn serve` with network rules that refuse nothing.
 
 With `trusting`, the server is made to believe that the rules work; with `examining`, it has to
 notice that they don't. With `missing`, there are rules, but slirp4netns is missing.

@@ -216,7 +216,7 @@ class WorkLoad:
     def _give(self, job: Job, more: str) -> None:
         job.sent += 1
         headers = {} if job.key is None else {"Idempotency-Key": job.key}
-        # No key: a key is only for identical requests.
+        # Not with a key, which is only for identical requests.
         path = f"/api/functions/{job.function}/invoke?mode=async{more if job.key is None else ''}"
         status, body = self.ask("POST", path, {"payload": job.token}, headers)
         if status == 202:

@@ -467,9 +467,7 @@ async def test_what_is_no_digest_is_refused(fleet: ImageFleet, path: str) -> Non
 
 
 async def test_room_is_looked_at_before_anything_is_asked_for(fleet: ImageFleet) -> None:
-    """The room is checked before any request is sent: no node gets one. Control of the limit: the
-    same check raises when it is called directly.
-    """
+    """The check that precedes each fetch refuses an image for which there is no room."""
     node = fleet["one"]
     node.tenant_images._all_bytes = 1
     digest = await fleet["two"].put(an_archive())
