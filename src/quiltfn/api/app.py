@@ -391,7 +391,7 @@ class Endpoint:
 
     def _is_known(self, context: Context, route: Route[Services]) -> bool:
         """Whether a request need not wait for the changes of other nodes: an invocation of a
-        function known here, or a request about no function.
+        function that is active here, or a public request about no function.
         """
         named, catalog = context.parameters, self._services.catalog
         if not route.is_invoke:

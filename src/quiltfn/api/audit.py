@@ -94,7 +94,9 @@ class AuditLog:
 
 
 def _tenant_of(context: AnyContext, code: str | None) -> str:
-    """The tenant whose log gets the entry: the changed tenant, which the path may name."""
+    """The tenant whose log gets the entry: the tenant that an operator has changed and that the
+    path names, or else that of the request.
+    """
     named = context.parameters.get("tenant")
     is_changed = code is None and context.caller.scope.includes(Scope.OPERATOR)
     return named if named is not None and is_changed else context.tenant_id

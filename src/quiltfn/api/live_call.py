@@ -112,7 +112,7 @@ async def stream_call(
         async with cancelled_if_lost(context, entry, request):
             running = await watched.handed_over()
         if running is None:
-            call.result()  # raises the reason why no handler started
+            call.result()  # raises if the invocation has no record
 
         def end_with_client() -> None:
             if cancels and not call.done():

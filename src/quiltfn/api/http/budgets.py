@@ -270,7 +270,7 @@ class CallOutputBudget(msgspec.Struct, eq=False):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._ready is not None:  # the invocation waits
+        if self._ready is not None:  # the invocation has asked for memory
             self._ready = None
             self.budget.release(self)
 

@@ -219,7 +219,8 @@ class HttpConnection(asyncio.Protocol):
                     self._transport.close()
             return
         # The parser reports only complete header and trailer fields, and chunk extensions never. To
-        # limit endless ones, this counts the bytes since its last report.
+        # limit endless ones, this counts the bytes since the last complete head, piece of a body or
+        # request.
         self._unfinished_bytes += len(data)
         begins = self._arriving is None and not self._is_in_head
         if begins and b" RTSP/" in data and RTSP_REQUEST.match(data):
@@ -726,7 +727,7 @@ class HttpConnection(asyncio.Protocol):
 
     # Time ------------------------------------------------------------------------------------
 
-    # The timeout of an incomplete head or body runs only while the server reads.
+    # The timeout of an incomplete head, or of the rest of a body, runs only while the server reads.
 
     def _expect_head(self) -> None:
         # An earlier request that is in progress at the timeout still gets its response.

@@ -4,8 +4,8 @@ end.
 Rule 1: if all slots are taken, a new connection takes the slot of the one that has been idle
 longest.
 Rule 2: if none is idle, a new connection takes one of a few reserved slots, for one request other
-than an invocation, so that health and management respond under any load. If those are taken too,
-the oldest connection with an incomplete request ends.
+than an invocation, a stream or a wait, so that health and management respond under any load. If
+those are taken too, the oldest connection with an incomplete request ends.
 Rule 3: a client that reads nothing of its response for `write_timeout_s` is cut off. While other
 requests wait for memory, stalled clients are cut off at once. Slow clients are cut off if no
 waiting request has been served for a while and clients read too slowly to free the memory soon.

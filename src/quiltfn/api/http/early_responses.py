@@ -33,7 +33,9 @@ TOO_LARGE = _plain(431, "The request's headers are too big.")
 
 
 def connections_full() -> bytes:
-    """The response to a client that connects when all connections are in use."""
+    """The response to a client that connects when all connections are in use, or whose head does
+    not fit into the memory for waiting requests.
+    """
     request_id = new_id()
     error = CapacityFull("the server has all the connections that it takes", retry_after=1)
     response = error_response(error, request_id)

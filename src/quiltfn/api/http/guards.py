@@ -1,5 +1,5 @@
-"""Checks before a request is handled: which web pages may use a server without keys, which
-connections may invoke functions, and that each credential was sent only once.
+"""Checks before a request is handled: which web pages may use a server without keys, which requests
+may use the reserved connections, and that each credential was sent only once.
 """
 
 from functools import lru_cache
@@ -17,8 +17,9 @@ def check_origin(request: Request, *, is_public: bool) -> None:
     refuse requests that a browser was tricked into sending (by DNS rebinding, or by a page of
     another site or port).
 
-    Browsers send the page's origin (Origin) with all methods but GET, and with every method whether
-    the page is of another site (Sec-Fetch-Site). A request without both headers is not from a page.
+    Browsers send the page's origin (Origin) with all methods but GET and HEAD, and with every
+    method whether the page is of another site (Sec-Fetch-Site). A request without both headers is
+    not from a page.
     `is_public`: anyone may read the resource and follow links to it.
     """
     headers = request.headers
@@ -46,7 +47,9 @@ def check_origin(request: Request, *, is_public: bool) -> None:
 
 
 def check_connection(request: Request) -> None:
-    """Refuse invocations on the connections that are reserved for managing a full server."""
+    """Refuse a request on the connections that are reserved for managing a full server. For
+    requests that take long: invocations, streams, and waits for the end of an invocation.
+    """
     if request.is_reserved:
         raise CapacityFull("the server has all the connections that it takes", retry_after=1)
 

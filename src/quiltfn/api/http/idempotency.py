@@ -84,9 +84,10 @@ class Idempotency:
         find: Find | None = None,
     ) -> Response:
         """Returns the response of the first request, new or stored. Raises `Conflict` while the
-        first request runs, `Unprocessable` for another body or query, and `StoreUnavailable` if the
-        key could not be reserved, or (with `executed`) if the response could not be stored yet: a
-        repetition will get it. `budget`: the memory to load a stored response, which may be long.
+        first request runs or if the body of its response is not stored, `Unprocessable` for another
+        body or query, and `StoreUnavailable` if the key could not be reserved, or (with `executed`)
+        if the response could not be stored yet: a repetition will get it. `budget`: the memory to
+        load a stored response, which may be long.
         `invocation_id`: the id of the invocation that `execute` begins; a repetition gets the id
         even if the response was lost, and `find` then finds the response by it.
         """
@@ -244,8 +245,8 @@ def _repeated(kept: StoredResponse) -> Response:
 
 
 def _kept(response: Response) -> _Kept:
-    """The part of a response to store, for a stream without a body. Copies the headers now: later
-    they get the id of this request, which repetitions must not get.
+    """The part of a response to store: of a stream, everything but the body. Copies the headers
+    now: later they get the id of this request, which repetitions must not get.
     """
     body = response.body if isinstance(response.body, bytes) else b""
     headers: dict[str, str] = {}
@@ -279,7 +280,9 @@ def check_body(digest: str, request: IdempotentRequest) -> None:
 
 
 def gone(kept: StoredResponse) -> Conflict:
-    """The error if the first request was executed, but its response was removed to make room."""
+    """The error if the first request was executed, but the body of its response is not stored: it
+    was a stream, or was removed to make room.
+    """
     error = Conflict(
         "the first call with this Idempotency-Key was executed; its answer is not kept any longer",
         hint=NAMES_RECORD,

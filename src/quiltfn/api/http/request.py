@@ -13,7 +13,7 @@ NO_PARAMETERS: Mapping[str, str] = {}
 
 
 class ClientDisconnected(Exception):
-    """The client disconnected before its request was complete, so nobody would read a response."""
+    """The client has disconnected, so nobody would read a response."""
 
 
 class Headers(dict[str, str]):

@@ -63,14 +63,15 @@ NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 class RequestContext(msgspec.Struct, Generic[S_co], kw_only=True, eq=False):
     """One request and everything known about it so far; the argument of a handler.
 
-    `caller`: NOBODY until a credential is checked; `tenant_id`: taken from the credential only.
+    `caller`: NOBODY until a credential is checked; `tenant_id`: that of the credential, of the
+    function whose URL is invoked, or the tenant that an operator's query names.
     `parameters`: those of the path; `query`: those of the query. `body`: parsed by the schema of
     the route; for a route with `streams`, the chunks as they arrive; for a route with `admit`, the
     result of `admit`. `invocation_id`: the id that the handler gives to the invocation begun by a
     request with an Idempotency-Key. `raw_body`: the body until it is parsed. `passed_on`: the body
     if the handler reads it as it arrives. `reserved_bytes`: the request's part of the budget of
-    long bodies. `is_executed`: the handler has started. `is_current`: False if changes of other
-    nodes may be missing here.
+    long bodies. `is_executed`: the audit log treats the request as executed. `is_current`: False if
+    changes of other nodes may be missing here.
     """
 
     services: S_co
@@ -115,7 +116,7 @@ class RequestContext(msgspec.Struct, Generic[S_co], kw_only=True, eq=False):
 
     @property
     def is_stranger(self) -> bool:
-        """Whether the caller has no credential, and so invokes a public URL."""
+        """Whether no credential was checked, as for an invocation of a public URL."""
         return self.caller is NOBODY
 
     @property
@@ -131,8 +132,8 @@ Found = Callable[[RequestContext[S], str], Awaitable[Response | None]]
 
 
 class CalledFunction(msgspec.Struct, frozen=True):
-    """The function that a request invokes. `names_version`: the request names a version or an
-    alias, even if it is the current version.
+    """The function that a request invokes. `names_version`: the request names a version or an alias
+    (even if that is the current version), or the function has a default alias.
     """
 
     entry: Entry
@@ -161,7 +162,7 @@ class Route(msgspec.Struct, Generic[S_contra], frozen=True):
     str: only text; a union: one of several schemas.
 
     `texts`: the content types of a text response, always or if the caller asks for it. `also`:
-    further statuses with their own responses; bytes: text of the first type of `texts`. `headers`:
+    further statuses with their own responses; bytes: a response of the types in `texts`. `headers`:
     the route's own headers of a successful response (see `api/openapi.py`).
 
     `codes`: the route's own error codes, besides those of every route (see `api/openapi.py`).

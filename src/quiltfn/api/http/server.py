@@ -15,7 +15,7 @@ LEAVE_WITHIN_S = 2.0
 # Maximum unsent data of a connection in the kernel. Without a limit the kernel takes megabytes of a
 # response, and the connection then looks idle to this server.
 UNSENT_IN_KERNEL_BYTES = 128 * 1024
-# Once no request arrives for `QUIET_S`, load balancers know that this server is stopping.
+# Once no invocation arrives for `QUIET_S`, load balancers know that this server is stopping.
 QUIET_S, QUIET_WITHIN_S = 0.25, 10.0
 
 

@@ -20,8 +20,9 @@ def traced(
 ) -> Application:
     """Wrap `app` so that these requests have spans: all invocations, and all routes that need a
     key, except for the metrics, which are requested all the time. The span replaces the request's
-    `traceparent`, so all work for the request belongs to the span. An invocation that needs no key
-    starts a new trace: unauthenticated callers must not decide how much is traced.
+    `traceparent`, so all work for the request belongs to the span. An invocation of a function URL,
+    which may need no key, starts a new trace: unauthenticated callers must not decide how much is
+    traced.
     """
 
     async def respond(request: Request) -> Response:

@@ -21,8 +21,8 @@ from quiltfn.store.calls.journal import SpoolJournal
 
 PLAIN = "text/plain; charset=utf-8"
 TAIL_MAX = 1_000_000
-# The form of an event id: offsets in stdout and stderr, and the attempt. With only one stream, an
-# event id is the offset alone.
+# The form of an event id: offsets in stdout and stderr, and the attempt. A client that reads only
+# one stream may send an offset in that stream instead.
 POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})(?:-([0-9]{1,9}))?")
 OFFSET = re.compile(r"[0-9]{1,15}")
 
@@ -72,11 +72,11 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
 
 
 async def get_function_logs(context: RequestContext[LogServices]) -> Response:
-    """Follow the output of all invocations of a function, from now on, as server-sent events: for
-    each invocation `started`, `stdout`, `stderr`, and `end` with its record. Each event names its
-    invocation. A reader that is more than 1,000 invocations behind gets a `gap` with the number of
-    those left out. In a fleet, the stream has the invocations on all nodes; output of a lost node
-    is a `gap` with its node_id.
+    """Follow the output of all invocations of a function, running and later ones, as server-sent
+    events: for each invocation `started`, `stdout`, `stderr`, and `end` with its record. Each event
+    names its invocation. A reader that is more than 1,000 invocations behind gets a `gap` with the
+    number of those left out. In a fleet, the stream has the invocations on all nodes; output of a
+    lost node is a `gap` with its node_id.
     """
     event_stream.check_follows(context)
     services, function_id = context.services, context.entry().function.id
