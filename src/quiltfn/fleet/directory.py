@@ -17,7 +17,7 @@ class MemberDirectory:
         self._members: Mapping[str, Member] = {}
 
     def learned(self, members: Sequence[Member]) -> None:
-        """Take over the current state of all nodes, including stopped ones."""
+        """Apply the current state of all nodes, including stopped ones."""
         self._members = {one.name: one for one in members if one.is_member}
 
     def address(self, node: str) -> str | None:

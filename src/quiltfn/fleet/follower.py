@@ -1,8 +1,9 @@
 """Follows other nodes' changes in the shared store.
 
 The store has a numbered list of changes (`SqlStore.changes`): a follower reads the new ones and
-passes each kind to the part that keeps such objects in memory. Other information, such as queued
-work, is polled. A notice from the database triggers both at once; they also run every second.
+passes each kind to the part that keeps such objects in memory. Other information is polled. A
+notice from the database triggers the reading of changes, or of queued work, at once; both also run
+every second, and the rest runs every one or five seconds.
 """
 
 import asyncio

@@ -107,5 +107,7 @@ def _signature(begun: hmac.HMAC, rest: str) -> str:
 
 
 def _context(side: Side, nonce: str) -> str:
-    """The signed bytes of each request. Neither names nor the nonce have line ends."""
+    """The beginning of the signed bytes of each request. Neither names nor the nonce have line
+    ends.
+    """
     return f"quiltfn peer 1\n{side.fleet_id}\n{side.asker}\n{side.asked}\n{nonce}"

@@ -32,7 +32,7 @@ TARGET = re.compile(IMAGES + "[0-9a-f]{64}")
 LOOK_S, AGAIN_S = 1.0, 10.0
 # Maximum seconds that an upload waits for a second node; clients wait twice as long.
 KEEP_MAX_S = 300.0
-# Maximum number of images sent to other nodes at a time; further requests wait briefly.
+# Maximum number of images sent to other nodes at a time; further requests wait for one to end.
 SENDS_MAX = 4
 REASON_MAX_BYTES = 4096
 _log = structlog.get_logger("quiltfn.fleet")

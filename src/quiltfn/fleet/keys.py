@@ -2,8 +2,8 @@
 together with the disabled tenants.
 
 Otherwise a node that has lost only its connection to PostgreSQL would keep accepting a revoked key,
-and keep serving a disabled tenant. Each node stores the time at which it last knew all keys. Nodes
-send their key revision with each ping, and a node with an older one asks the others.
+and keep serving a disabled tenant. Each node remembers when it last knew all keys. Nodes send their
+key revision with each ping, and a node with an older one asks the others.
 
     GET /fleet/keys?revision=N   the revision, its age, the keys, if the revision isn't N,
                                  and the disabled tenants

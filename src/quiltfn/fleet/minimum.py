@@ -1,9 +1,9 @@
 """Decides which node owns a function, that is, keeps its `min_instances` and deploys it.
 
-The function names its owner. If the owner has stopped or was lost, another node takes its place:
-all nodes choose the same one, and the store accepts only one change of a function at a time. This
-node may see a function before it sees that the owner has started, so an owner is replaced only
-after a later read.
+The function names its owner. If the owner stops, is lost, or is drained or removed, another node
+takes its place: all nodes choose the same one, and the store accepts only one change of a function
+at a time. This node may see a function before it sees that the owner has started, so an owner is
+replaced only after a later read.
 """
 
 import asyncio

@@ -40,8 +40,9 @@ from quiltfn.store.fleet.slots import SqlSlots
 
 class JoinedNode:
     """`server/standalone_node.py` has the standalone counterpart. `events`: the events of all
-    nodes; `all_events`: all receivers of local events. `followed_changed`: called when other
-    tenants' events are followed; `member_readers`: called with the members, in this order.
+    nodes; `all_events`: all receivers of local events. `followed_changed`: called when events of
+    other tenants than before are followed; `member_readers`: called with the members, in this
+    order.
     """
 
     def __init__(

@@ -3,9 +3,9 @@
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
 node may start; if this node lacks the instance's image, a node with the image starts it instead.
 Otherwise the invocation waits: here if this node may have instances, or at a node that may. An
-invocation of a version other than the current one runs here: nodes do not report that version's
-instances. A node that runs no new invocations forwards all that it gets; a node without access to
-the store uses its existing instances, and forwards invocations that need others.
+invocation whose request names a version or an alias runs here: nodes report only the instances of
+current versions. A node that runs no new invocations forwards all that it gets; a node without
+access to the store uses its existing instances, and forwards invocations that need others.
 """
 
 from collections.abc import Awaitable, Callable, Collection

@@ -69,7 +69,9 @@ class RoutingTable:
         return self._holders.get(function_id, NO_POOLS).get(node)
 
     def refused(self, node: str, function_id: str) -> None:
-        """Send the node no invocation of the function, which it refused, until its next report."""
+        """Note that the node refuses the function's invocations or is unreachable: until its next
+        report, it counts as a node without instances of the function.
+        """
         self._put(function_id, node, None)
         self._refused[node].add(function_id)
 

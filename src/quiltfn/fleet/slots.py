@@ -315,7 +315,7 @@ class SlotKeeper:
             self._pools.evict_idle(row.function_id, lacking - free)
 
     async def _end_all(self) -> None:
-        """End every instance; the node then assumes that it has no slots."""
+        """End every instance; the node then counts only slots whose instances have not ended."""
         for function_id, holding in self._holdings.items():
             holding.is_sure = False
             self._pools.allow(function_id, 0, 0)
