@@ -1,6 +1,6 @@
 """Run as a handler: tries system calls, few of which `forbidden.py` tries, too, and prints the
-outcome of each. "open" is a failure of the sandbox; any other outcome is the name of an error, or of the
-signal that ended the attempt. System call numbers are x86_64's.
+outcome of each. "open" is a failure of the sandbox; any other outcome is the name of an error, or
+of the signal that ended the attempt. System call numbers are x86_64's.
 """
 
 import ctypes

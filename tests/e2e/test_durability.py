@@ -209,8 +209,8 @@ def test_records_are_kept_as_the_settings_say(another: Callable[..., Server]) ->
 
 @promise("D16")
 def test_what_a_tenant_has_kept_stays_within_its_bytes(another: Callable[..., Server]) -> None:
-    """The output of 41 invocations is a megabyte each, and two of them have keys. The tenant may store
-    four megabytes of output, and 1.5 megabytes of responses with keys.
+    """The output of 41 invocations is a megabyte each, and two of them have keys. The tenant may
+    store four megabytes of output, and 1.5 megabytes of responses with keys.
     """
     bounds = "--tenant-invocations-bytes 4000000 --tenant-answers-bytes 1500000"
     server = another(options=bounds).start()

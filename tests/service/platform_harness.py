@@ -118,7 +118,7 @@ class Harness:
         return {name: getattr(counts, name) for name in names if getattr(counts, name)}
 
     def pass_time(self, seconds: float) -> None:
-        """Advances the clock, and runs the reaper."""
+        """Advances the clock, and runs the timers of the pools and the dispatcher."""
         self.clock.time += seconds
         self.pools.tick()
         self.dispatcher.tick()

@@ -293,7 +293,7 @@ class StoryState:
         return stats
 
     def _add_up(self) -> bool:
-        """Whether the pools add up to the tenant's sums. They must at any moment."""
+        """Whether the pools add up to the tenant's sums; a change between the requests hides it."""
         self.pools = {one.id: self.pool(one) for one in self.live.values()}
         stats = self.stats()
         busy = stats["busy_count"] + stats["recycling_count"]

@@ -292,7 +292,7 @@ class FakeDriver:
         # The dispatcher is stopped first: closed pools refuse all invocations, and a running
         # dispatcher would start them again at once.
         await self._harness.dispatcher.stop()
-        # Closing the pools ends all requests; the client may only be closed after that.
+        # Closing the pools ends all requests; the server may only be closed after that.
         await self._harness.pools.aclose()
         await asyncio.sleep(0.1)
         await self._life.__aexit__(None, None, None)

@@ -538,8 +538,8 @@ async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
 
 
 async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(world: World) -> None:
-    """Ten thousand functions of one tenant wait for the same slow receiver. When a delivery ends,
-    only a few of them may be checked.
+    """Many functions of one tenant wait for the same slow receiver. When a delivery ends, only a
+    few of them may be checked.
     """
     release, looks, most = asyncio.Event(), 0, 0
     world.sender.slow_until(release)

@@ -716,7 +716,7 @@ async def test_a_corrected_error_is_counted_nowhere(nodes: tuple[Harness, Harnes
     await second.invoke(entry)
     assert second.now(entry).counters.error_count == 2
 
-    # like `late.reopen`, and the end of the invocation after it
+    # like `late_ends.reopen`, and the end of the invocation after it
     def correct(connection: Connection) -> None:
         corrected = {"function_id": entry.function.id, "calls": 0, "errors": -1, "last": 0}
         run(connection, "add_to_counters", corrected)

@@ -106,8 +106,8 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
                 await server.invoke(entry)
             reported.append(error.value.invocation_id)
         assert None in reported[10:]
-        # The record of an asynchronous invocation is kept in any case, since its caller waits for
-        # it.
+        # An attempt of an asynchronous invocation is recorded in any case: the invocation has a
+        # record already, which gets its end.
         with pytest.raises(RuntimeUnavailable) as error:
             await server.invoke(entry, conclude=lambda _: WorkOutcome())
         reported.append(error.value.invocation_id)

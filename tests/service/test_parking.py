@@ -82,8 +82,8 @@ async def test_they_are_made_one_at_a_time(tmp_path: Path) -> None:
 
 
 async def of_tenants(path: Path, names: dict[str, list[str]]) -> list[Entry]:
-    """Creates functions of several tenants on a server, and returns them after it has ended. The
-    names are the handlers.
+    """Creates functions of several tenants on a server, and returns them after it has ended.
+    `names`: their handlers by tenant, after which they are named.
     """
     entries = []
     async with open_harness(path) as harness:

@@ -639,7 +639,7 @@ async def test_a_node_that_ends_fails_what_it_asked(pair: Pair) -> None:
 
 
 class Proxy:
-    """Forwards bytes between two nodes until `cut`; then it forwards nothing and closes nothing."""
+    """Forwards bytes between two nodes. Once `is_cut`, it forwards nothing and closes nothing."""
 
     def __init__(self, port: int) -> None:
         self.port, self.is_cut = port, asyncio.Event()
