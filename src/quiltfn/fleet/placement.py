@@ -3,9 +3,10 @@
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
 node may start; if this node lacks the instance's image, a node with the image starts it instead.
 Otherwise the invocation waits: here if this node may have instances, or at a node that may. An
-invocation whose request names a version or an alias runs here: nodes report only the instances of
-current versions. A node that runs no new invocations forwards all that it gets; a node without
-access to the store uses its existing instances, and forwards invocations that need others.
+invocation of a version that a request or the function's default alias names runs here: nodes report
+only the instances of current versions. A node that runs no new invocations forwards all that it
+gets; a node without access to the store uses its existing instances, and forwards invocations that
+need others.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -110,9 +111,9 @@ class Placement:
         is_last: bool = False,
     ) -> Destination | None:
         """The node that is to run an invocation, except those that were tried; None: this one.
-        `version`: the function's current version; `names_version`: the request names a version or
-        an alias. `is_last`: this is the last attempt, so the invocation waits at the returned node
-        if no instance is ready there.
+        `version`: the function's current version; `names_version`: the request or the function's
+        default alias names the version. `is_last`: this is the last attempt, so the invocation
+        waits at the returned node if no instance is ready there.
         """
         if not self._own.serves():
             return self._elsewhere(function_id, version, tried)

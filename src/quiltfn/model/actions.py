@@ -47,8 +47,8 @@ class Unpark(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Refuse the invocation: the queue is full, it waited too long, or the function isn't active.
-    `retry_after_s`: seconds after which the invocation could probably run, as far as known.
+    """Refuse the invocation, for the reason `why`. `retry_after_s`: seconds after which the
+    invocation could probably run, as far as known.
     """
 
     waiter: int

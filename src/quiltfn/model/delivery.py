@@ -11,7 +11,7 @@ from quiltfn.model.end_cause import EndCause, cause_data
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Invocation, Status
 from quiltfn.model.work import Backoff, policy_field
 
-# The waits between tries of a callback, and the time after which tries end: about seventeen tries.
+# The waits between tries of a callback, and the time after which tries end: about nineteen tries.
 BACKOFF = Backoff(first=5.0, factor=3.0, most=7200.0, jitter=0.2)
 LIFE_S = 24 * 3600
 # The maximum of a body: the limit of a function's payload. A body has the whole result of a

@@ -1,4 +1,6 @@
-"""Events that happen in a tenant, for its followers. They contain only ids and counts."""
+"""Events that happen in a tenant, for its followers. They contain no payload and no output, except
+the text of the handler that the cause of a failure quotes.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Mapping

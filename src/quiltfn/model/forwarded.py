@@ -25,9 +25,9 @@ class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     `function_id`, `invocation_id`: those of the invocation; empty in a request to all nodes.
     `caller`: None for a request to a function URL without a credential. `client`: the address that
-    the request came from. `version`: the number of the version to run; None: the request is about
-    an invocation that runs on the other node. `may_wait`: if no instance is ready there, the
-    invocation waits; `in_any_case`: even if the other node may not start an instance yet.
+    the request came from. `version`: the number of the version to run; None: the request runs
+    nothing. `may_wait`: if no instance is ready there, the invocation waits; `in_any_case`: even if
+    the other node may not start an instance yet.
     """
 
     client: str

@@ -17,7 +17,7 @@ class Contents(StrEnum):
 
     FILES = "files"  # files of a runtime, at /app
     ROOTFS = "rootfs"  # a finished root file system
-    IMAGE = "image"  # an execution image: an OCI layout, or what `docker save` writes
+    IMAGE = "image"  # a container image: an OCI layout, or what `docker save` writes
     COPY = "copy"  # unpacked and checked by another node; clients cannot upload it
 
 
@@ -32,7 +32,7 @@ NOT_MEASURED = -1
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """The unpacked files of a runtime. `files`: the number without directories; `entries`: the
     number with directories. `is_new`: the image did not exist before. `environment`: the variables
-    that an execution image declares for its programs. `interpreters`: for each kind of runtime, the
+    that a container image declares for its programs. `interpreters`: for each kind of runtime, the
     path of its program in a root file system, with links resolved.
     """
 

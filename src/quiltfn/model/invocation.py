@@ -28,7 +28,7 @@ PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 HTTP_ERRORS = 500  # An HTTP response with this status or a higher one counts as an error.
 PAYLOAD_IN_ENVIRONMENT_MAX_BYTES = 64 * 1024
 MIB = 1024 * 1024
-# Values of `CallResult.by` if the handler was killed for another reason than its deadline.
+# The value of `CallResult.by` if the server, not the guest, killed the handler at its deadline.
 FROM_OUTSIDE = "outside"
 
 
@@ -134,9 +134,9 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The result of one invocation, as reported by its sandbox. `code`: exit code or signal number.
     `*_dropped`: discarded bytes of a stream beyond its limit. `output_order`, `share_us`: as in the
     record. `answer_head`: as in the output. `reason`: a sentence on why the handler did not end by
-    itself. `by`: the key in `end_cause.BY` of its end. `refusal`: why the output of a handler that
-    exited with 0 is an invalid result; None if it is valid. `http_status`: the result's, if it is
-    an HTTP response.
+    itself. `by`: the key in `end_cause.BY` of its end, or FROM_OUTSIDE. `refusal`: why the output
+    of a handler that exited with 0 is an invalid result; None if it is valid. `http_status`: the
+    result's, if it is an HTTP response.
     """
 
     kind: ExitKind
@@ -190,7 +190,8 @@ class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The record of one invocation. Times in Unix seconds, `duration_ms` in milliseconds.
+    """The record of one invocation. Times in Unix seconds, `duration_ms` in milliseconds. The
+    journal omits fields with default values.
 
     `stdout`, `stderr`: the handler's output, byte for byte; `*_dropped`: the number of further
     bytes that it wrote. `timeline`: None until the record is final, and if the server died first.
@@ -229,7 +230,6 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     timeline: Timeline | None = None
     stdout_dropped: int = 0
     stderr_dropped: int = 0
-    # The fields below are not part of the API's invocation. The journal omits defaults.
     version: int | None = None
     source: Source = Source.SYNC
     attempt: int = 1

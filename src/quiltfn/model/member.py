@@ -16,8 +16,8 @@ class NodeState(StrEnum):
     """The state that an operator has set for a node. It survives restarts of the node.
 
     ready: no restriction. cordoned: the node starts no asynchronous invocations and accepts no
-    invocations from other nodes. draining: the node also refuses new invocations, and finishes
-    running ones. removed: the node no longer belongs to the fleet.
+    invocations from other nodes. draining: the node also runs no new invocations, and finishes
+    those in progress. removed: the node no longer belongs to the fleet.
     """
 
     READY = "ready"

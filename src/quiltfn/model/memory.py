@@ -96,7 +96,7 @@ class Memory(msgspec.Struct, eq=False):
         return max(0.0, self.held_mib - self.leaving_mib + mib - self.budget_mib)
 
     def is_turn_of(self, who: object, since: float) -> bool:
-        """Whether no other pool has waited for memory for longer than `since`."""
+        """Whether no other pool began to wait for memory before `since`."""
         return not self.waiting or all(
             since <= other for one, other in self.waiting.items() if one is not who
         )

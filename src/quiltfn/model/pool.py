@@ -51,8 +51,8 @@ WARMING, PARKED, READY = InstanceState.WARMING, InstanceState.PARKED, InstanceSt
 BUSY, RECYCLING = InstanceState.BUSY, InstanceState.RECYCLING
 TERMINATING = InstanceState.TERMINATING
 NEVER = float("inf")
-# After a start of an instance to be parked has failed, or a parked instance died or was evicted,
-# the pool starts none to be parked for this time.
+# After a start of an instance to be parked has failed, an instance died before its first
+# invocation, or an idle one was evicted, the pool starts none to be parked for this time.
 PARK_AGAIN_S = 600.0
 
 
@@ -423,11 +423,11 @@ class Pool:
     # Memory ----------------------------------------------------------------------------------
 
     def provide(self, now: float) -> list[Action]:
-        """Memory may have become free: serves the queue."""
+        """Memory, quota or places may have become free: starts what is missing."""
         return self._provide(now)
 
     def evict(self, number: int, now: float) -> list[Action]:
-        """Ends an idle instance, since its memory or place is needed elsewhere."""
+        """Ends an idle instance, since its memory, quota or place is needed elsewhere."""
         instance = self.instances.get(number)
         if instance is None or not instance.is_idle:
             return []

@@ -113,9 +113,9 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         zone_of(self.timezone)
 
     def changed(self, changes: Mapping[str, Any], now_ms: int) -> "Schedule":
-        """A copy with other values of some fields. If the values change its ticks, a tick that is
-        not due yet is dropped, and the next tick is after `now_ms`. Setting `cron` resets
-        `every_seconds` to None, and vice versa. Raises `Unprocessable`.
+        """A copy with other values of some fields. If the values change its ticks, an undecided
+        tick is dropped, and the next tick is after `now_ms`. Setting `cron` resets `every_seconds`
+        to None, and vice versa. Raises `Unprocessable`.
         """
         values = dict(changes)
         for name, other in (("cron", "every_seconds"), ("every_seconds", "cron")):
