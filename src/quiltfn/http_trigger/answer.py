@@ -1,9 +1,9 @@
 """Checks and converts the HTTP response of a handler.
 
 Rule 1: whatever could change the framing of responses is refused: names and values that are not
-valid HTTP, statuses without a body. Rule 2: headers that belong to this server are dropped:
-connection, length, its ids, cookies for the whole host, commands to a proxy. Rule 3: on the host of
-the API only known headers are sent, none of which affects the host.
+valid HTTP, interim statuses (1xx). Rule 2: headers that belong to this server are dropped:
+connection, length, its ids, commands to a proxy. Cookies are confined to the function's path. Rule
+3: on the host of the API only known headers are sent, none of which affects the host.
 """
 
 import re
@@ -14,7 +14,7 @@ import msgspec
 from quiltfn.http_trigger.call import HOP_BY_HOP, Field, connection_options
 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
-# Possessive: otherwise each of perhaps a million names would be stored for backtracking.
+# Possessive, since each name would otherwise be stored for backtracking.
 NAMES = re.compile(rf"(?:{NAME.pattern}+\n)*+")
 # Visible characters, spaces and tabs (RFC 9110, 5.5); characters above ASCII as UTF-8.
 VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")

@@ -27,8 +27,9 @@ HOP_BY_HOP = frozenset(
 )
 SAID_AGAIN = frozenset({"content-length", "expect", "x-forwarded-prefix"})
 NOT_PASSED_ON = HOP_BY_HOP | SAID_AGAIN
-# Fields that proxies in front of this server set, and fields of events, which this server checks. A
-# caller can neither have such a field removed nor add a conflicting one.
+# Fields that proxies in front of this server set; a caller cannot have them removed. CHECKED also
+# has the fields of events, which this server checks. A caller cannot add a field with underscores
+# that a program could confuse with one of these.
 FROM_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
 CHECKED = (*FROM_PROXIES, "ce-")
 CREDENTIALS = ("authorization", "x-api-key")
@@ -96,9 +97,9 @@ def passed_on(
     fields: Iterable[Field], *, is_ours: bool, is_token: Callable[[str], bool] | None = None
 ) -> dict[str, str]:
     """The fields of a request for its handler, repeated names joined. `is_ours`: the request's
-    credential belongs to this server. Removes anything that looks like a key of this server, and
-    signed tokens that `is_token` recognizes as its credentials, from all fields. Raises
-    `BadRequest` for too many signed tokens.
+    credential belongs to this server. Leaves out each field, or cookie, that contains anything that
+    looks like a key of this server, or a signed token that `is_token` recognizes as its credential.
+    Raises `BadRequest` for too many signed tokens.
     """
     given = list(fields)
     names = {name for name, _ in given}

@@ -93,7 +93,7 @@ class WebFile(msgspec.Struct, frozen=True):
 @functools.cache
 def unpacked(packed: bytes) -> bytes:
     """The uncompressed content of a file. The content is cached, since unpacking blocks the event
-    loop for up to 2 ms and anyone may request a file. All files together have 8 MiB.
+    loop for up to 2 ms and anyone may request a file. All files together have less than 8 MiB.
     """
     return gzip.decompress(packed)
 
