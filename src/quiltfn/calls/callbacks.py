@@ -24,7 +24,7 @@ from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 
 TIMEOUT_S = 15.0
-# The timeout is longer for a long body: by a second for each N bytes.
+# A long body extends the timeout by a second for each 64 KiB.
 BYTES_A_SECOND = 64 * 1024
 # A name server may take far longer to fail than callbacks wait, and blocks a thread meanwhile.
 # These threads only resolve names for callbacks; while all are busy, callbacks wait and fail.
@@ -109,8 +109,8 @@ class BoundedStream(httpcore.AsyncNetworkStream):
         return BoundedStream(await self._plain.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ARG002
-        """Returns None: no HTTP/2 is negotiated. The library's own check for a connection that the
-        receiver has already reset raises `AttributeError` on uvloop.
+        """Returns None, so that the library uses no HTTP/2 and does not check whether the receiver
+        has already reset the connection: on uvloop, that check raises `AttributeError`.
         """
         return None
 

@@ -116,8 +116,9 @@ class Dispatcher:
             self.arrived(queue.function_id, queue.tenant_id, queue.next_due_ms)
 
     async def stop(self) -> None:
-        """Stop dispatching; release unstarted claims. If the store fails, `follow_waiting` releases
-        them later; otherwise the work begins after `resume`, or the next start releases it.
+        """Stop dispatching; release unstarted claims. If the store fails, this node keeps them
+        until `follow_waiting` releases them, `resume` lets them begin, or the next start releases
+        them.
         """
         self._is_stopping = True
         for timer in (self._timer, self._look):
@@ -430,7 +431,7 @@ class Dispatcher:
                 with self.long_output(backlog.tenant_id) as output:
                     await self.invoker.invoke(entry, replace(request, long_output=output))
             except (Unprocessable, Forbidden) as error:
-                # The function was replaced since the work was accepted.
+                # The function has changed since the work was accepted.
                 self.invoker.end_unstarted(entry, request, str(error))
         except QuiltfnError as error:
             if error.invocation_id is None and not isinstance(error, NotFound):

@@ -5,9 +5,9 @@ reader is only a position in the buffer, so a slow reader costs nothing: the eve
 are gone, and a `gap` event reports that. Without followers, no events are kept or counted.
 
 Each kind of event is reported by one part of the server: functions by `functions/catalog.py`,
-invocations by `invoke.py`, instance counts by the pools, queues by the dispatcher, and runs by the
-schedules. `server/platform.py` connects them. On a node of a fleet, events of other nodes are added
-by `heard`.
+invocations by `invoke.py`, instance counts by the pools, queues by the dispatcher and `invoke.py`,
+runs by the schedules, and rolled-back canaries by `functions/aliases.py`. `server/platform.py`
+connects them. On a node of a fleet, events of other nodes are added by `heard`.
 """
 
 import asyncio
@@ -191,7 +191,7 @@ class Events:
         self._waiting: set[tuple[EventType, str]] = set()
         # Set, and replaced, at each event of any tenant.
         self.changed = asyncio.Event()
-        # Emitted when a tenant gets its first follower here, or loses its last one.
+        # Emitted when `followed` changes.
         self.on_followed: Signal[[]] = Signal()
 
     @property

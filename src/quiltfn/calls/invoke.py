@@ -101,8 +101,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `conclude`: decides what becomes of accepted work, from the record of a completed attempt.
     `adds_environment`: the names in `environment` must not be in the version's environment.
-    `judge`: reads the HTTP response in a successful result, and returns the result with the
-    response's status; an invalid response makes the result a failure with the reason. `body`:
+    `judge`: reads the HTTP response in a result, and returns the result, with the response's status
+    if the handler succeeded; an invalid response makes it a failure with the reason. `body`:
     streamed to a web server while it arrives, after the head of the request in `payload`. Such an
     invocation has no second attempt, and its body is not stored. `client`: waits for the response;
     None: the response may be requested later.
@@ -517,8 +517,8 @@ class Invoker:
         return self.journal.is_behind and call.request.conclude is None
 
     def end_unstarted(self, entry: Entry, request: Request, message: str) -> Invocation:
-        """End an attempt at accepted work that was not passed to `invoke`, as `error`. Raises
-        `StoreUnavailable`; the record is then stored later.
+        """End an attempt at accepted work that `invoke` has refused, or that was not passed to it,
+        as `error`. Raises `StoreUnavailable`; the record is then stored later.
         """
         invocation_id = request.invocation_id or new_id()
         record = self._unstarted(entry, request, invocation_id, NotStarted("queued", message))

@@ -1,9 +1,9 @@
 """Ends a tenant's instances and invocations when an operator disables it, and reopens its pools.
 
 Whether a tenant is disabled is stored with its quota. Its credentials (`tenants/access.py`) and its
-invocations (`tenants/admission.py`) are refused; queued invocations, schedules and deliveries wait.
-None of its pools may be open (`functions/lifecycle.py`). The states of its functions stay, so that
-they serve again once the tenant is enabled.
+invocations (`tenants/admission.py`) are refused; queued invocations and deliveries wait, and ticks
+of schedules are skipped. None of its pools may be open (`functions/lifecycle.py`). The states of
+its functions stay, so that they serve again once the tenant is enabled.
 """
 
 from quiltfn.calls.invoke import Invoker

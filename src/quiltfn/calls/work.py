@@ -108,9 +108,10 @@ BY_CALLER = Cause()
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a repeated invocation. `version`: None for the current one. `caller`: who
-    requested it. `traceparent`: None for that of the original invocation. `payload`: replaces the
-    stored payload; UNSET keeps it. `invocation_id`: of the new invocation; None generates one.
+    """Options of a repeated invocation. `version`: None for that of an invocation that names none.
+    `caller`: who requested it. `traceparent`: None for that of the original invocation. `payload`:
+    replaces the stored payload; UNSET keeps it. `invocation_id`: of the new invocation; None
+    generates one.
     """
 
     version: int | None
@@ -234,7 +235,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     # Waiting and cancelling ------------------------------------------------------------------
 
     async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> None:
-        """Return once a record is final, or at the timeout. Raises `NotFound`."""
+        """Return once a record is final, at the timeout, or when the server stops. Raises
+        `NotFound`.
+        """
         with self.waiters.waiting(invocation_id) as over:
             record = await self.outline(entry, invocation_id)
             if record.is_final or self.invoker.is_draining:
@@ -415,7 +418,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     async def redrive(self, entry: Entry, invocation_ids: Sequence[str] | None) -> Redriven:
         """Queue dead letters again, each under a new id; None: all of them, within a time limit.
         Ids that name no dead letter, or one without a stored input, are left out. Raises as
-        `accept` does if none could be queued.
+        `accept` does, but `CapacityFull` only if none could be queued.
         """
         made: list[str] = []
         await self.journal.synced()
@@ -523,7 +526,7 @@ def input_of(request: Request, caller: str) -> Input:
 
 
 def attempt_of(record: Invocation) -> Attempt:
-    """The only attempt at a synchronous invocation."""
+    """The attempt that a record is about."""
     return Attempt(
         attempt=record.attempt,
         status=record.status,
