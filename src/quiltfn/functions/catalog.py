@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
         A newer server, whose functions have more fields, computes the same fingerprint.
         """
         it = self.function
-        # With the time, since a restore brings back old revisions, but not their times.
+        # With the time: after a restore, changes repeat earlier revisions, but not their times.
         known = msgspec.json.encode([it.id, it.revision, it.updated_at, self.version.id])
         return hashlib.sha256(known).hexdigest()[:32]
 

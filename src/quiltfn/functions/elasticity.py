@@ -47,7 +47,8 @@ class Elasticity:
     ) -> tuple[Operation, bool]:
         """Runs an operation. Returns it, and whether the request is a repetition without effect.
 
-        Raises as `target`, and `StoreUnavailable`: then the result is stored later.
+        Raises as `target`, and `StoreUnavailable`: then the operation was not begun, or its result
+        is stored later.
         """
         operation = Operation(
             operation_id=new_id(),

@@ -86,7 +86,7 @@ class TenantRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnedRuntime(msgspec.Struct, kw_only=True):
-    """A runtime and its owner. `tenant_id`: `SHARED` for built-in and operators' runtimes."""
+    """A runtime and its owner. `tenant_id`: `SHARED` for built-in and shared runtimes."""
 
     tenant_id: str = SHARED
     runtime: Runtime = msgspec.field()

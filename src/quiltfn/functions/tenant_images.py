@@ -74,7 +74,7 @@ class TenantImages(Mirror[dict[str, int]]):
             self._note(image)
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, int]]:
-        """Load images whose files may be missing here, because they are on other nodes."""
+        """Load images, even if their files are missing here because they are on other nodes."""
         found: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for image in await self._store.load(only):
             if image.is_measured:
@@ -168,7 +168,9 @@ class TenantImages(Mirror[dict[str, int]]):
             self._note(image)
 
     def hold(self, tenant_id: str, digest: str) -> bool:
-        """Whether the tenant has the image; if so, set its time of last use to now."""
+        """Whether the tenant has the image and its files are here. If the tenant has it, set its
+        time of last use to now.
+        """
         if digest not in self._counted.get(tenant_id, ()):
             return False
         self._used_at[tenant_id, digest] = self._clock.now()
