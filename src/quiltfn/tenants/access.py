@@ -2,9 +2,9 @@
 
 All valid keys are in memory, so that a request needs no query. Another process may create or revoke
 keys in the data directory: `keep_fresh` notices that within half a second; a request with an
-unknown key queries the store at once; a server without keys checks for a first key before each
-request. A node of a fleet that can neither refresh nor ask another node accepts no key after
-`stale_after_s` (`fleet/keys.py`), since each may have been revoked.
+unknown key queries the store at once; a server without keys checks for a first key before a request
+(`is_outdated`). A node of a fleet that can neither refresh nor ask another node accepts no key
+after `stale_after_s` (`fleet/keys.py`), since each may have been revoked.
 """
 
 import asyncio
@@ -249,7 +249,7 @@ class Access:
         return Counter(key.tenant_id for key in self._by_id.values() if key.is_valid(now))
 
     def knows(self, tenant_id: str) -> bool:
-        """Whether the tenant has a valid key, or callers need no key."""
+        """Whether the tenant has a valid key, or is the tenant of callers that need no key."""
         if self.is_open:
             return tenant_id == ANYBODY.tenant_id
         now = int(self._clock.unix())
