@@ -2,9 +2,9 @@
 
 The egress proxy is slirp4netns, one process for each sandbox. It needs only the namespace's tap
 device, so it runs unprivileged: with its own uid, no capabilities, a control group with limits, and
-a root directory with only /usr. A handler that took the proxy over could open sockets like an
-unprivileged user. Packets first pass the rules (`egress_rules.py`), which limit what a handler can
-reach.
+the skeleton of sandboxes (`host_image.py`) as its root directory. A handler that took the proxy
+over could open sockets like an unprivileged user. Packets first pass the rules (`egress_rules.py`),
+which limit what a handler can reach.
 """
 
 import contextlib

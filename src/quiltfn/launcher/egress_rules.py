@@ -1,7 +1,7 @@
 """nftables rules: the destinations forbidden to a sandbox with `network: egress`.
 
 Pure: turns addresses into text. The rules are loaded into the sandbox's network namespace, which
-the host's root owns, before the namespace has any outside interface.
+the host's root owns, before its outside interface is up.
 """
 
 import ipaddress

@@ -1,7 +1,7 @@
 """The launcher's life: prepare the machine, start the server, serve its requests, clean up.
 
-Exit codes: 0 drained after SIGTERM or SIGINT; 69 this machine or address cannot be used; 70 the
-server ended unexpectedly (everything was swept; a supervisor starts both again); 73 the data
+Exit codes: 0 drained after SIGTERM, SIGINT or SIGQUIT; 69 this machine or address cannot be used;
+70 the server ended unexpectedly (everything was swept; a supervisor starts both again); 73 the data
 directory cannot be used; 74 another server has it; 77 not root; the server's own exit code if it
 could not start.
 """

@@ -185,7 +185,7 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
     """
     process, linux = made["process"], made["linux"]
     guest, tmp, shm, score, *further = process["args"]
-    # Keep absolute paths only: the other arguments configure what the guest does not do in gVisor.
+    # Leave out the arguments for what the guest does not do in gVisor.
     writable = [one for one in further if one != FORKING and not one.startswith("limits=")]
     kept = {"uidMappings", "gidMappings"}
     return made | {

@@ -128,7 +128,7 @@ class Sandboxes:
         """Creates a sandbox from `spec`. Its guest then runs and waits for its first frame.
 
         `with_files` returns the spec with mount points and files, and may raise OSError. It is
-        called only when there is room for the sandbox and, if it needs one, for its network.
+        called once there is room for the sandbox, and its network, if it needs one, is open.
         """
         by_runsc = spec.isolation == oci.GVISOR
         if by_runsc and (self._gvisor.why_not or spec.egress):

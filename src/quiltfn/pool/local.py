@@ -204,7 +204,7 @@ class LocalPools:
 
     async def park(self, function_id: str) -> bool:
         """Start an instance of the function to be parked; return once the start is over. False:
-        there was no memory or no slot for the instance.
+        there was no memory, quota or place for the instance.
         """
         pool = self._pools.get(function_id)
         if pool is None or self._closing:

@@ -2,8 +2,8 @@
 
 An active Python function should always have a process with its modules imported. It has one after a
 deploy, and the idle rule parks the last instance instead of ending it. This module handles two
-other cases: after a start of the server, and after the last instance has ended with a failed
-invocation, it starts an instance and parks it.
+other cases: after a start of the server, and after the last instance has ended in another way, such
+as with a failed invocation, it starts an instance and parks it.
 
 Rule 1: tenants take turns, the least recent turn first; within a tenant, the function with the most
 invocations goes first. Rule 2: one instance at a time, followed by a pause as long as its start. So

@@ -35,7 +35,9 @@ class DiskSpace(Protocol):
     """The disk space that the store uses. Raises `StoreUnavailable`."""
 
     async def refill_reserve(self) -> bool:
-        """Allocate the reserve for a full disk if it was used; return whether it exists."""
+        """Allocate the reserve for a full disk if it was used, then make the deferred writes;
+        return whether the reserve exists and nothing is deferred.
+        """
 
     async def vacuum_some(self) -> bool:
         """Return some free pages of the database to the disk; return whether there may be more."""
