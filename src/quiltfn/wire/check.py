@@ -70,7 +70,7 @@ _CONSTRAINED: dict[type, Constrained] = {}
 
 
 def _constrained(shape: type[msgspec.Struct]) -> Constrained:
-    """The fields with constraints besides their type, including nested fields."""
+    """The fields with constraints besides their type, and those that are schemas themselves."""
     found = _CONSTRAINED.get(shape)
     if found is None:
         found = tuple(

@@ -39,8 +39,8 @@ _HUMP = re.compile("([a-z0-9])([A-Z])")
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Whether a variable is probably a secret. Empty values count as none: callers set them
-    later.
+    """Whether a variable is probably a secret. An empty value is not one: callers may set it for
+    each invocation.
     """
     if not value or value == MASK:
         return False

@@ -241,8 +241,8 @@ class NodeList(Struct, kw_only=True, frozen=True):
 
 class Whoami(Struct, kw_only=True, frozen=True):
     """The caller's credential, and the features of the responding server. `credential`: the key's
-    id, or the token's subject; `open` on a server that needs none. `expires_at` in Unix seconds;
-    null: it doesn't expire.
+    id, or jwt: and the token's subject; `open` on a server that needs none. `expires_at` in Unix
+    seconds; null: it doesn't expire.
     """
 
     tenant_id: CallersTenant

@@ -264,8 +264,9 @@ class RecordPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 
 
 class Replay(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How a stored input is replayed. `version`: null for the current version. `payload`: replaces
-    the stored payload, which is used if this is omitted.
+    """How a stored input is replayed. `version`: null for the current version, or for that of the
+    default alias if there is one. `payload`: replaces the stored payload, which is used if this is
+    omitted.
     """
 
     version: VersionNumber | None = None
@@ -337,8 +338,8 @@ class AttemptList(Struct, kw_only=True, frozen=True):
 
 
 class InvocationInput(Struct, kw_only=True, frozen=True):
-    """An invocation's input and caller. `version`: null for the version that was current at the
-    time.
+    """An invocation's input and caller. `version`: null if it was chosen only when the invocation
+    ran.
     """
 
     payload: Payload | None
