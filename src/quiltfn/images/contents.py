@@ -1,7 +1,8 @@
 """Reads the contents of an image: its files, sorted by path, and its packages.
 
-The uploader of an image chose every name and byte in it. So this module follows no links, opens
-only regular files, and reads only the beginning of a file.
+The uploader of an image chose every name and byte in it. So this module opens only regular files,
+and follows no links, except in the search for a program, where it resolves them itself, inside the
+image. Of descriptions of packages it reads only the beginning.
 """
 
 import errno

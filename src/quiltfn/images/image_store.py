@@ -53,7 +53,7 @@ SENT_BYTES = 64 * 1024
 
 
 class ImageDirectory:
-    """The files that runtimes show at /app, by the digest of their content. Call `start` first."""
+    """All images on this machine, by the digest of their content. Call `start` first."""
 
     def __init__(
         self, path: Path, clock: Clock, limits: ImageLimits, jobs: JobRunner | None = None
@@ -267,7 +267,8 @@ class ImageDirectory:
     def _place(
         self, fresh: Path, unpacked: Unpacked, admit: Callable[[Image], None]
     ) -> tuple[Image, Path]:
-        """Unpacks an archive, in a thread. Returns the image and the path of its files.
+        """Admits and names unpacked files, in a thread. Returns the image and the path of its
+        files.
 
         If the image exists already, the new files get a path of their own and are removed later:
         the duration of an upload must not reveal whether another tenant has the image.

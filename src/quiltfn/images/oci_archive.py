@@ -1,4 +1,4 @@
-"""Finds the layers of an execution image in an archive: an OCI image layout (image-spec 1.1) or the
+"""Finds the layers of a container image in an archive: an OCI image layout (image-spec 1.1) or the
 output of `docker save`. The archive's metadata is not trusted: every size and every digest is
 compared with the bytes.
 

@@ -62,13 +62,13 @@ RUNNERS = {
 # Node ignores the limit of its control group; with the machine's memory as its limit it would
 # collect garbage too late.
 NODE_HEAP_SHARE = 0.75
-# Node's message and signal when its heap is full. The heap is full below the memory limit, so the
-# kernel kills nothing.
+# Node's message when its heap is full; it then aborts. The heap is full below the memory limit, so
+# the kernel kills nothing.
 HEAP_IS_FULL = b"JavaScript heap out of memory"
 
 
 def handler_argv(spec: VersionSpec) -> list[str]:
-    """The command line for the guest, which has a shell expand variables in it."""
+    """The command line that the guest starts."""
     kind = spec.runtime_snapshot.kind
     if spec.runtime_snapshot.is_command_line:
         return ["/bin/sh", "-c", spec.handler]
@@ -92,7 +92,9 @@ READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
 
 
 def prepare_frame(kind: Kind, interpreter: str = "") -> bytes | None:
-    """The frame that starts a runner or shell before the version is known; None if none can be."""
+    """The frame that starts a runner or shell before the version is known; None for kinds for which
+    that is impossible.
+    """
     if kind is Kind.SHELL:
         return wire.PREPARE_SHELL
     if kind is not Kind.PYTHON:

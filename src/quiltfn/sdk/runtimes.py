@@ -74,7 +74,7 @@ def remove_runtime(name: str, *, shared: bool = False) -> Flow[None]:
 def upload_image(archive: Path | str, *, contents: str = "files") -> Flow[Image]:
     """Upload a runtime's files: a tar archive, gzipped if its name ends in gz.
 
-    `contents`: "files" (for /app), "rootfs" (a root file system), or "image" (an execution image as
+    `contents`: "files" (for /app), "rootfs" (a root file system), or "image" (a container image as
     an OCI layout or from `docker save`). The last two are for `base_image`.
 
     Raises ValueError if there is no such file.
