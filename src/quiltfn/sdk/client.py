@@ -81,10 +81,10 @@ class Client(Groups["Client"]):
         self.invoke = self.functions.invoke
 
     def in_tenant(self, tenant: str) -> "Client":
-        """A client for another tenant, with an operator's key. In that tenant it can read
-        everything except secrets, and pause, resume, scale and cancel. The two clients share their
-        connections: closing one of them closes both. An older server refuses all requests for
-        another tenant (InvalidRequestError).
+        """A client for another tenant, with an operator's key. In that tenant it can read what
+        scope read allows, see keys and the audit log, and pause, resume, scale and cancel. The two
+        clients share their connections: closing one of them closes both. An older server refuses
+        all requests for another tenant (InvalidRequestError).
         """
         other = self._for_tenant(tenant)
         other.invoke = other.functions.invoke

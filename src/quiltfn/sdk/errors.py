@@ -43,7 +43,7 @@ class ApiError(ClientError):
         self.retry_after = body.retry_after
         self.request_id = body.request_id
         self.invocation_id = invocation_id
-        """Set if the invocation has a record although it could not run."""
+        """Set if the invocation has a record although the request failed."""
 
 
 class InvalidRequestError(ApiError):
@@ -67,7 +67,7 @@ class ConflictError(ApiError):
 
 
 class RateLimitError(ApiError):
-    """429: a limit of the tenant was reached."""
+    """429: a limit of the tenant was reached, or too many wrong credentials were sent."""
 
 
 class UnavailableError(ApiError):

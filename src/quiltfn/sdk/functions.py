@@ -338,7 +338,7 @@ def follow_invocation_logs(
 
 
 def follow_function_logs(function: str, *, only: str | None = None) -> Flow[Any]:
-    """Follow the output of all invocations of a function from now on, without an end."""
+    """Follow the output of all running and later invocations of a function, without an end."""
     wanted = query(follow=True, stream=only)
     return on(function, f"/logs{wanted}", lambda path: stream("GET", path))
 
