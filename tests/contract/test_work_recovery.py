@@ -40,7 +40,7 @@ LATE_MS = 2_000_000_000_000
 
 
 class Crashed(NamedTuple):
-    """A directory whose server ended with one piece of work. `start`: runs the next server."""
+    """A directory whose server ended with one piece of work. `call`: the work's id."""
 
     function: Function
     call: str

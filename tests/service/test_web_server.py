@@ -302,8 +302,8 @@ async def test_its_log_flood_is_read_no_faster(monkeypatch: pytest.MonkeyPatch) 
                 written += os.write(guest.writes, b"x" * 4096)
             except BlockingIOError:
                 await asyncio.sleep(0.001)
-        # This is the most that can be written: the rate of one second, the size of the pipe, and
-        # one piece.
+        # This is the most that can be written: the rate of one second, twice the pipe's size,
+        # and one piece.
         assert 100_000 <= written <= 100_000 + 2 * 65_536 + module.PIECE
         result = await guest.call()
         assert len(result.stderr) == 1000  # the limit of an invocation's standard error
