@@ -72,8 +72,8 @@ class Client:
     _connections: dict[str, http.client.HTTPConnection] = field(default_factory=dict)
 
     def call(self, turn: int, path: str, body: Any) -> tuple[int, dict[str, str], Any]:
-        """Like `ask`, but tries the nodes in order until one does not refuse before it has started
-        the invocation.
+        """Like `ask`, but goes on to the next node if a node is unreachable, or refuses before it
+        has started the invocation.
         """
         found: tuple[int, dict[str, str], Any] = 0, {}, None
         for node in self.balancer.order(turn):

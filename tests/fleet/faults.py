@@ -230,8 +230,8 @@ class Faults:
         end: Callable[[], None],
         away_s: tuple[float, float] = DATABASE_AWAY_S,
     ) -> None:
-        """Registers a fault that lasts. `name`: the affected node, or "all" for a fault of the
-        database. `away_s`: for how long nodes lose the database; None: they don't lose it.
+        """Registers a fault that lasts. `name`: the node that loses the database; `DATABASE`: all
+        nodes lose it, for a time from `away_s`; None: no node loses it.
         """
         self._happened(kind, name or "")
         everybody = [one.name for one in self.fleet.nodes]

@@ -167,7 +167,7 @@ class FleetMachine(Server):
 
 
 class Machines:
-    """A fleet, as an `AnyServer` whose requests go to random nodes."""
+    """A fleet, as an `AnyServer`. `url` is that of a random node."""
 
     def __init__(self, directory: Path, reached: Network, postgres: Postgres | Replicated) -> None:
         self.directory, self.network, self.postgres = directory, reached, postgres

@@ -67,8 +67,8 @@ def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, 
     seen(by_url, answers(404))
     done("POST", f"{function.path}/pause")
     seen(there.try_invoke, answers(409))
-    # The second node gets this request at once, without a wait for the first node's change.
     assert second.call("POST", f"{function.path}/resume").is_success
+    # The second node gets the next request at once, before it has heard of the first node's change.
     done("POST", f"{function.path}/pause")
     assert second.call("POST", f"{function.path}/resume").is_success
     assert there.invoke()["stdout"] == "1\n"

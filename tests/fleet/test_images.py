@@ -15,8 +15,7 @@ pytestmark = pytest.mark.sandbox
 
 NAMES = ("one", "two", "three")
 SOURCE = "def handler(event, context):\n    return 'image'\n"
-# The files cannot be compressed, and are longer than what is in transit at a time. There are a link
-# and an empty directory.
+# One file cannot be compressed, and is longer than what is in transit at a time.
 FILES: dict[str, str | bytes] = {
     "mod.py": SOURCE,
     "data/long": os.urandom(3_000_000),

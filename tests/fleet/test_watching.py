@@ -1,5 +1,5 @@
-"""Real nodes: each shows the events and the state of the whole fleet. The tests share one fleet,
-since a start takes seconds.
+"""Real nodes: each shows the events and the state of the whole fleet. It is one test, since the
+start of a fleet takes seconds.
 """
 
 import contextlib
