@@ -167,7 +167,7 @@ class Api:
         return len(self.good("GET", "/api/functions")["functions"])
 
     def pages(self, path: str, field: str, *, has_links: bool = True) -> list[list[Any]]:
-        """Yields the pages of a list, following the cursor and the Link header in turn."""
+        """The pages of a list, found by the cursor and the Link header in turn."""
         found: list[list[Any]] = []
         asked = path
         while True:

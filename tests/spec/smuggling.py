@@ -38,7 +38,7 @@ def hiding(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([*first, "", ""]).encode() + PHANTOM
 
 
-# In each vector, a second parser would find a request that creates a function.
+# In most vectors, a second parser would find a request that creates a function.
 REFUSED: dict[str, bytes] = {
     "CL and TE": post(LENGTH, "Transfer-Encoding: chunked", body=CHUNKED + PHANTOM),
     "TE and CL": post("Transfer-Encoding: chunked", LENGTH, body=CHUNKED + PHANTOM),

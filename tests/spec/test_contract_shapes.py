@@ -1,5 +1,5 @@
-"""The contract: the schemas of functions, versions and invocations, ETags, masked values,
-errors.
+"""The contract: the schemas of functions, versions and invocations, ETags, masked values, limits of
+output.
 """
 
 import json

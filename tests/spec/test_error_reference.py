@@ -1,4 +1,4 @@
-"""docs/reference/errors.md has every code, with a body that a real server returns."""
+"""docs/reference/errors.md has every code, with its body in a response."""
 
 from types import SimpleNamespace
 from typing import Any, cast

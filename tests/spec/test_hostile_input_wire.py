@@ -51,8 +51,8 @@ def count(anybody: Api) -> Callable[[], int]:
 
 
 def received(server: Server, vectors: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Sends all vectors at once, since the server waits for the rest of some; returns the response
-    to each.
+    """Sends eight vectors at a time, since the server waits for the rest of some; returns the
+    response to each.
     """
 
     def ask(vector: bytes) -> bytes:

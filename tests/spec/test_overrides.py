@@ -76,8 +76,8 @@ def both(keyed: Keyed) -> Iterator[Tenant]:
 
 
 def refused(api: Api, function: str, environment: dict[str, str]) -> str:
-    """Checks that the invocation is refused with the name of the variable, in every way in which it
-    can be made.
+    """Checks that the invocation is refused with the name of the variable: by id and by name, with
+    and without an Idempotency-Key.
     """
     body = {"environment": environment}
     name = api.get(function)["name"]

@@ -20,8 +20,7 @@ def test_one_tenant_cannot_take_the_machine() -> None:
         acme, umbrella = (Api(server.url, one["key"]) for one in made)
         kept = [acme.active(min_instances=1) for _ in range(QUOTA)]
         assert len(server.guests()) == QUOTA
-        # A deployment, an invocation and a scaling target beyond the quota are refused with a
-        # reason.
+        # A deployment and a scaling target beyond the quota are refused with a reason.
         state = acme.good("POST", f"{of(acme.create())}/deploy")
         assert state["state"] == "error"
         assert str(state["error_message"]).startswith("the tenant has 3 instances, its quota")
