@@ -625,8 +625,8 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
 
 
 def compiled(directory: Path, path: str, text: str) -> dict[str, str | bytes]:
-    """The files of a module after the command line compiled it. Python reads the compiled form, not
-    the source.
+    """The compiled file of a module, as the command line makes it. Python reads this file, not the
+    source.
     """
     source = directory / "source.py"
     source.write_text(text)

@@ -48,7 +48,7 @@ class Hostile:
 
 @pytest.fixture(scope="module")
 def hostile(site: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
-    """A function with hostile text in every field that its owner can set."""
+    """A function, its runtime, a failed invocation and a schedule, with hostile text in them."""
     archive = Path(tmp_path_factory.mktemp("hostile"), "files.tar")
     name = "<img src=x onerror=hacked()>.py"
     archive.write_bytes(archive_of({"trap.py": PYTHON, name: "", "a\u202egpj.sh": ""}))
@@ -83,8 +83,8 @@ HOSTILE_VALUE = MARKUP + BIDI
 
 
 def is_unharmed(page: Page) -> None:
-    """Checks that nothing ran, that the document has no element that could run, and that the text
-    is shown.
+    """Checks that nothing ran, that the document has no element that could run, and that the page
+    shows no control characters as they are.
     """
     assert page.evaluate("() => window.hacked") is None
     main = page.get_by_role("main")

@@ -231,9 +231,7 @@ def test_what_is_wrong_is_said_and_only_the_rest_is_done_again(page: Page, site:
 
 
 def test_text_that_is_typed_over_a_selection_brings_no_styles(page: Page) -> None:
-    """Pasted styles would violate the content security policy, and the console would report
-    that.
-    """
+    """Such styles would violate the content security policy, and the console would report that."""
     page.goto("/ui/#/functions/new")
     code = page.locator("q-code .cm-content")
     code.press("Control+a")
