@@ -47,8 +47,8 @@ def translate_errors(
 ) -> None:
     """Replace fields and requests in the message and the hint of `error` by options and commands.
 
-    `word`: the function that the command named. `options`: for fields that were set by an option
-    other than `option_of` them, that option. `visits`: whether the request named a tenant.
+    `word`: the function that the command named. `options`: by field, the option that set it, if it
+    differs from the field's own. `visits`: whether the request named a tenant.
     """
     details: dict[str, Any] = error.details or {}
     see = details.get("see") or {}

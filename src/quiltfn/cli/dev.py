@@ -229,8 +229,7 @@ class DevFunction:
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
-                # If this handler doesn't fit its previous runtime, this update is refused; the next
-                # one also changes the runtime.
+                # If this version cannot start, nothing is shown: another update follows below.
                 with suppress(FunctionFailed):
                     client.functions.update(
                         self._function,

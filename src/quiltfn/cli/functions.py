@@ -132,8 +132,8 @@ def rollback(
     *,
     connection: Connection,
 ) -> None:
-    """Make an earlier version current, and move all aliases of the current one to it. Name and
-    scaling stay as they are.
+    """Make an earlier version current. The default alias moves to it, and no alias sends
+    invocations to the current one any more. Name and scaling stay as they are.
     """
     with connection.session(name_or_id) as at:
         version = version or _version_before(at, name_or_id)

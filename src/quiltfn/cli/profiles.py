@@ -159,7 +159,7 @@ def target(
     """The target of a command with these options. Raises `BadParameter`, also if a named profile
     does not exist.
 
-    If options give the server and the key, no file is read.
+    If options give the server and the key, and none names a profile, no file is read.
     """
     if profile is None and url is not None and api_key is not None:
         sources = {"url": "--url", "api_key": "--api-key"}

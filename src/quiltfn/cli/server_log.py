@@ -47,7 +47,7 @@ class _Head(msgspec.Struct):
 
 
 class Servers:
-    """Finds out which functions are HTTP servers, with one request each."""
+    """Finds out which functions are HTTP servers, with two requests each."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._known = client, dict[str, bool]()

@@ -539,7 +539,7 @@ all_deliveries = deliveries.led_by({"FUNCTION": _function}, drop=("OF CALL", "AN
 
 
 def _whose(runtime: Runtime) -> str:
-    """Who can use and change the runtime."""
+    """The runtime's owner, as the table shows it."""
     if runtime.built_in:
         return "server"
     return "all" if runtime.shared else "tenant"

@@ -136,8 +136,8 @@ class Observer:
 
 
 class AllTenants:
-    """Fetches the load of the functions of all tenants with instances or invocations; at most of
-    `TENANTS_MAX` tenants, those with most instances.
+    """Fetches the load of the functions of tenants with instances or invocations: of at most
+    `TENANTS_MAX` tenants, those with the most of both together.
     """
 
     def __init__(self, client: Client) -> None:

@@ -444,8 +444,8 @@ class _Reader:
         return {name: one for name, one in said.items() if isinstance(one, dict)}
 
     def _checked(self, said: Any, shape: type[T], place: str, known: Collection[str]) -> T:
-        """Convert `said` to a schema even if fields are invalid: each is reported and replaced by
-        an example.
+        """Convert `said` to a schema even if fields are invalid: each is reported and left out, or
+        replaced by an example if it is required.
         """
         value = dict(said) if isinstance(said, dict) else said
         if not isinstance(value, dict):

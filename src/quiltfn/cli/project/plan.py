@@ -120,7 +120,7 @@ class CurrentFunction(Struct, frozen=True, kw_only=True):
 
 class CurrentState(Struct, frozen=True, kw_only=True):
     """The current state of a server: the project's functions, other functions with the names of
-    desired ones, all schedules, and the tenant's runtimes.
+    desired ones, all schedules, and all runtimes that the tenant can use.
     """
 
     functions: Mapping[str, CurrentFunction] = {}
@@ -145,8 +145,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
-    """The steps in order: first functions, then URLs and schedules, then deletions. Nothing is
-    deleted before everything else exists.
+    """The steps in order: first runtimes and functions, then policies, URLs and schedules, then
+    deletions. Nothing is deleted before everything else exists.
     """
     refused = tuple(_refusals(wanted, found))
     if refused:
