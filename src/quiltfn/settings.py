@@ -1,5 +1,5 @@
-"""Settings of a server. Only this module reads the environment. It imports only the standard
-library.
+"""Settings of a server, which only this module reads from the environment. It needs nothing outside
+the standard library and `base`.
 
 Every setting is a field here. Its value comes from, in order of precedence, the command line
 (`--idle-s 60`), the environment (`QUILTFN_IDLE_S=60`), or the TOML file that `--config` names
@@ -38,7 +38,7 @@ STORE_OPTIONS = (
     *("gssencmode", "requirepeer", "target_session_attrs"),
 )
 # Maximum seconds until a node's last instance has ended if its launcher is stalled: the server
-# waits five seconds for the launcher (`sandbox/guest.py`).
+# waits half a second for the launcher, and then five for the guest (`sandbox/guest.py`).
 FLEET_ENDING_S = 6.0
 # The accepted forms of values, by the type of the setting.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
@@ -49,8 +49,9 @@ KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
 }
 # Settings by their old names, which still work.
 RENAMED = {"stem_cells": "prewarmed", "line_max": "queue_max", "line_wait_s": "queue_wait_s"}
-# Variables that begin like settings but are not settings: the launcher's mark on its processes, the
-# profile of client commands, and those of this project's tests, benchmarks and scripts.
+# Variables that begin like settings but are not settings: the path of the settings file, the
+# launcher's mark on its processes, the profile of client commands, and those of this project's
+# tests, benchmarks and scripts.
 OTHER_VARIABLES = frozenset(
     PREFIX + name
     for name in (

@@ -1,4 +1,4 @@
-"""The clocks of the machine. No other module reads the time.
+"""The clocks of the machine. Use cases read the time only by a `Clock`.
 
 | method | use it for | when the wall clock jumps |
 |---|---|---|
@@ -39,7 +39,7 @@ class ClockStore(Protocol):
         """Replace the saved state."""
 
     async def newest_id(self) -> str:
-        """The greatest id in the store; "" if the store is empty."""
+        """The greatest id in the main tables of the store; "" if they are empty."""
 
 
 class ResumableClock(Clock, Protocol):
@@ -60,7 +60,7 @@ class ResumableClock(Clock, Protocol):
 
     @property
     def jump_s(self) -> float:
-        """Seconds from trusted time to the wall clock; 0: the wall clock has not jumped."""
+        """Seconds from trusted time to the wall clock; 0 if NTP can correct the difference."""
 
     def state(self) -> ClockState:
         """The state to save for the next start."""

@@ -1,8 +1,9 @@
-"""Immutable objects that are created with keyword arguments, like frozen dataclasses.
+"""Objects that are created with keyword arguments, like dataclasses; those of `Frozen` are
+immutable.
 
 `dataclasses` generates and compiles code for each class, which takes half a millisecond per class
 at a start; importing it takes some five milliseconds. Creating objects of the classes here takes
-longer, so they are for objects that are created once.
+longer, so they are for objects that are created rarely.
 """
 
 from typing import Any, Self, dataclass_transform

@@ -1,7 +1,8 @@
 """Checks of this machine's kernel and files: requirements of a server, and conditions that
 strengthen or weaken sandbox isolation. `quiltfn doctor` and a running server report the findings.
 
-Each function gets the root directory for its paths, so that a test can imitate a machine by files.
+Functions that read the machine's files get their root directory, so that a test can imitate a
+machine by files.
 """
 
 import platform
@@ -27,7 +28,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`name`: one word for programs. `advice`: what to do, if anything."""
+    """`name`: for programs, one word. `advice`: what to do, if anything."""
 
     name: str
     level: Level
@@ -89,7 +90,7 @@ def database(url: str, is_verified: bool, version: str = "") -> Finding:
 
 
 def disk(path: Path) -> Finding:
-    """Free space on the disk where the database is, or will be."""
+    """Free space for the data directory, which may not exist yet."""
     path = path.absolute()
     existing = next(one for one in (path, *path.parents) if one.exists())
     free = shutil.disk_usage(existing).free // (1024 * 1024)
@@ -104,7 +105,7 @@ def disk(path: Path) -> Finding:
 
 def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Finding:
     """Whether images have the content that was uploaded. `damaged`: the paths of those that differ.
-    `count`: the number of examined images. `is_node`: other nodes of a fleet have copies.
+    `count`: the number of examined images. `is_node`: other nodes of a fleet may have copies.
     """
     if not damaged:
         return fine("image_contents", f"all {count} images are unchanged since their upload")

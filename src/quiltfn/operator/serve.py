@@ -1,6 +1,6 @@
 """`quiltfn serve`: reads secrets, then becomes the launcher.
 
-A child without root parses the settings (`chosen_settings.py`), so that code never runs as root.
+A child without root parses the settings (`chosen_settings.py`): the parsers never run as root.
 """
 
 import sys

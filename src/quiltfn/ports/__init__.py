@@ -1,9 +1,9 @@
 """Interfaces between use cases and adapters, and the guarantees for each side.
 
-`tests/contract` has suites for these interfaces, and runs each on every listed implementation.
-`Sandboxes` has two implementations: the launcher's, and a fake for tests without root. The store
-has one, for SQLite and PostgreSQL, which service tests use, too. Doubles in unit tests need not
-satisfy the contract.
+`Sandboxes` has two implementations: the launcher's, and a fake for tests without root;
+`tests/contract` has a suite that runs on both. The store has no interface here, since it has only
+one implementation, which service tests use, too; its suites run on SQLite and PostgreSQL. Doubles
+in unit tests need not pass these suites.
 """
 
 from collections.abc import Callable, Mapping, Sequence

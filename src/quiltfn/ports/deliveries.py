@@ -1,4 +1,6 @@
-"""The interface to deliveries in the store. The commit of an invocation's last record adds them."""
+"""Due deliveries in the store, and the interface that sends them. The commit of an invocation's
+last record adds deliveries.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol

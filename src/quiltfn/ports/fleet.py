@@ -1,4 +1,4 @@
-"""The interfaces between the nodes of a fleet, and the guarantees for each side.
+"""The interface to the nodes of a fleet, and types for code that works with several nodes.
 
 The store decides which nodes are members, and which node takes over another. Time stamps of
 different machines are never compared: a node counts the others' heartbeats by its own clock.

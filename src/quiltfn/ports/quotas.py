@@ -1,4 +1,4 @@
-"""The interface to quotas in the store."""
+"""The interface to the tenants' load on the other nodes of a fleet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The interface to schedules in the store, and the guarantees for each side."""
+"""Types of schedules in the store."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""The interfaces to asynchronous invocations in the store, and the guarantees for each side."""
+"""Types of asynchronous invocations in the store, and the interface to the queue."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -49,8 +49,8 @@ async def resume_clock(clock: ResumableClock, store: ClockStore) -> None:
 
 
 async def continue_ids(clock: ResumableClock, store: ClockStore) -> None:
-    """Make new ids sort after every id in the store. Call it at start, once the journal is
-    stored.
+    """Make new ids sort after every id in the main tables of the store. Call it at start, once the
+    journal is stored.
     """
     for newest in (await store.newest_id(), first_id(int(clock.trusted()))):
         if newest:

@@ -1,6 +1,6 @@
 """`quiltfn simulate`: the cost of keep-alive policies on a trace of invocations.
 
-The simulated policies are the server's own classes.
+The simulated policies are the server's own classes, except `hybrid`.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Replays a trace of invocations per minute, and computes the cost of a keep-alive policy.
 
-The policies are the server's own classes. The replay simulates one instance per function, since
-further instances start and end with the load under every policy. It skips the first invocation of
-each function, which no policy can predict. Idle time lasts from the end of an invocation to the
-next invocation, to the end of the instance or to the end of the trace. Each pre-warm adds a minute
-of idle time, for the work of a possibly useless start.
+The policies are the server's own classes, except `hybrid`. The replay simulates one instance per
+function, since further instances start and end with the load under every policy. It skips the first
+invocation of each function, which no policy can predict. Idle time lasts from the end of an
+invocation to the next invocation, to the end of the instance or to the end of the trace. Each
+pre-warm adds a minute of idle time, for the work of a possibly useless start.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
