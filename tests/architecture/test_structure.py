@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STORE = [path for path in FILES if path.is_relative_to(PACKAGE / "store")]
 
-# Packages whose process must stay small or privileged: they use only the standard library.
+# Packages whose processes must stay small, or are privileged: they use only the standard library.
 STANDARD_LIBRARY_ALONE = {
     "launcher",
     "guest",
