@@ -1,6 +1,4 @@
-"""The clock of tests: it stands still until a test moves it, or advances by a step with each
-look.
-"""
+"""The clock of tests: it stands still until a test moves it, or advances a step at each `now`."""
 
 from quiltfn.model.trusted_time import ClockState
 from quiltfn.ports import ClockReading

@@ -243,8 +243,8 @@ def _kill(pid: int) -> None:
 
 @contextlib.contextmanager
 def started(options: Sequence[str] = OPTIONS, *, is_in_memory: bool = True) -> Iterator[Cluster]:
-    """A cluster for one test, which may stop and kill it; skips the test if there is no PostgreSQL.
-    It is removed at the end. `is_in_memory`: whether its files are in memory, if there is room.
+    """A cluster that tests may stop and kill; skips the test if there is no PostgreSQL. It is
+    removed at the end. `is_in_memory`: whether its files are in memory, if there is room.
     """
     where = programs()
     if where is None:
