@@ -234,8 +234,8 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
-            # The signal is sent only once the program has started: before that, the interpreter
-            # handles it.
+            # The end is only checked if the program had loaded its modules when the signal came:
+            # before that, the interpreter handles it.
             [*QUILTFN, "invoke", "hello", "--url", url],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Which of a node's calls are reported to other nodes, and for how long."""
+"""What a joined node does with what it reads of members, and how its parts end."""
 
 import asyncio
 import contextlib

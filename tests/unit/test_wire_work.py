@@ -69,7 +69,7 @@ def test_ids_that_are_refused(ids: list[str]) -> None:
 
 
 def test_what_the_wire_takes_is_what_the_model_knows() -> None:
-    """`wire` imports nothing, so `wire` and the model both define these values."""
+    """`wire` imports no other package of quiltfn, so both it and the model define these values."""
     assert tuple(RETRYABLE) == work.RETRYABLE
     assert RecordPolicy().keep_input in work.KEEP_INPUT
     assert work.URL_MAX_BYTES == callback.URL_MAX_CHARS
