@@ -30,7 +30,7 @@
 // Output is held back for this time, so that more output or the end of the invocation is sent with
 // it: a short handler then wakes the host once instead of twice. If a client follows the
 // invocation, output is sent at once, up to a mean rate of one send per LINGER_NS and a short
-// burst: a flood of output still wakes the host at most 500 times a second.
+// burst: a flood of short writes still wakes the host only about 500 times a second.
 #define LINGER_NS UINT64_C(2000000)
 #define AHEAD_NS (8 * LINGER_NS)
 
@@ -92,9 +92,9 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
 }
 
 // Sends END, cleans, and sends CLEAN. The check for leftovers takes microseconds; removing them may
-// take longer. So without leftovers, END and CLEAN are one send; with leftovers, END is sent before
-// the cleaning. If a runner keeps its state, shared memory and System V objects are part of that
-// state.
+// take longer. So without leftovers, END and CLEAN are one send; with leftovers, or if a runner
+// must be started, END is sent first. If a runner keeps its state, shared memory and System V
+// objects are part of that state.
 static void finish(uint64_t nonce, bool start_again)
 {
     int highest[3];
@@ -142,8 +142,8 @@ static void report(uint64_t nonce, struct end end, const struct stream streams[3
 }
 
 // Overwrites variables and payload of an invocation once the handler has them, so that the guest
-// does not keep them in memory longer than needed. The processes that it starts next do not get as
-// many empty variables.
+// does not keep them in memory longer than needed. Also cuts the list of variables, so that the
+// next process does not get the overwritten ones as empty strings.
 static void wipe_call(const struct call *call)
 {
     special.env[special.env_count] = NULL;
@@ -250,10 +250,10 @@ static void serve_by_runner(struct call *call)
     report(call->nonce, end, streams);
     runner_forget_call();
     if (end.kind == DEADLINE || (stays && spoilt)) {
-        // The sandbox is not used again, for one of these reasons: the runner was killed at an
-        // unknown point; the invocation has changed it; it would read the rest of this invocation
-        // as the next one; it has sent more than its reply, which would count as the reply to the
-        // next invocation.
+        // The sandbox is not used again, for one of these reasons: the runner has ended, or was
+        // killed at an unknown point; the invocation has changed it; it would read the rest of this
+        // invocation as the next one; it has sent more than its reply, which would count as the
+        // reply to the next invocation.
         out_send();
         _exit(GONE);
     }

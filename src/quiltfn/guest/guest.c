@@ -3,7 +3,7 @@
 // The guest: process 1 of every sandbox.
 //
 // It reads frames from the host on descriptor 3, runs one handler at a time as another user,
-// streams its output, reports its end, kills all processes that are left, cleans up, and reports
+// streams its output, kills all processes that are left, reports its end, cleans up, and reports
 // that. docs/reference/guest-protocol.md describes the frames.
 //
 // Rule 1: it never waits for a handler without a deadline, and no handler decides what it does.
@@ -17,7 +17,7 @@
 //         invocation.
 //
 // Start reading at `main` below, and continue with serve_call in call.c. Each other unit is a tool
-// of these; its header describes it. All units together stay below 2,600 lines of code, so that
+// of these; its header describes it. All units together have at most 2,600 lines of code, so that
 // they can be read in one sitting.
 
 #include "call.h"
@@ -114,10 +114,10 @@ static void specialise(size_t length)
     prefork_start();
 }
 
-// Mounts a read-only view of the sandbox's control group, which is the root of its namespace, where
-// programs look for their limits. `kinds`: "v2", or the controllers of v1, with commas between
-// those of one hierarchy and colons between hierarchies. If the kernel forbids it, programs see the
-// machine's limits.
+// Mounts a read-only view of the sandbox's control group, the root of its namespace, at the path
+// where programs look for their limits. `kinds`: "v2", or the controllers of v1, with commas
+// between those of one hierarchy and colons between hierarchies. If the kernel forbids it, programs
+// see the machine's limits.
 static void show_limits(char *kinds)
 {
     const unsigned long how = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;

@@ -89,7 +89,8 @@ void prefork_start(void)
     // The standard input is a file that gets the payload later.
     act_as_handler();
     bool fine = open_streams(true, fds, prefork.streams) && pipe2(script, O_CLOEXEC) == 0;
-    // Before the start, since a process with the guest's effective id could change its priority.
+    // Before the start: while the guest has the handlers' effective id, they could change its
+    // priority.
     act_as_guest();
     prefork.forked = fine && zygote_ask(fds, script[0]);
     if (fine && !prefork.forked)
@@ -153,8 +154,8 @@ static size_t prefork_write_script(const struct call *call)
 pid_t prefork_take(const struct call *call, struct stream streams[2])
 {
     if (prefork.pid == 0 && !prefork.forked) {
-        // As between invocations: the shell starts without this one's variables, which it gets
-        // below. If it cannot start, that is no failure of the one that the invocation starts.
+        // The shell starts as it does between invocations: without this invocation's variables,
+        // which it gets below. If it cannot start, the invocation starts another one.
         char *first = special.env[special.env_count];
         special.env[special.env_count] = NULL;
         prefork_start();

@@ -69,8 +69,8 @@ void runner_forget_call(void)
 // -------------------------------------------------------------------- requesting an invocation
 
 // "call NONCE TIMEOUT_MS all|add VARIABLES_BYTES PAYLOAD_BYTES", filled up with spaces to ASK_HEAD
-// bytes with the newline, so that a runner can read it and leave the rest to the process that it
-// forks for the invocation; then the variables, each with a final NUL; then the payload. A large
+// bytes, including the newline, so that a runner can read it and leave the rest to the process that
+// it forks for the invocation; then the variables, each with a final NUL; then the payload. A large
 // payload is stored in a file, so that a runner that does not read delays only its own invocation.
 bool runner_ask(const struct call *call)
 {

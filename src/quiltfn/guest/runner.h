@@ -23,7 +23,7 @@ extern struct runner {
     bool result_on_stdout; // Its output to descriptor 1 is the result of an invocation.
     char line[LINE]; // The received part of its next line.
     size_t line_used;
-    char told[LINE]; // The text after `ready` or `refused`, for people.
+    char told[LINE]; // The text after `ready` or `refused`, or why it did not start.
     size_t result_left; // Bytes of the result after `done` that have not arrived yet.
     struct end end;     // The content of that `done`.
     // Data of the invocation that is not sent to it yet: bytes, then a file.
@@ -38,8 +38,8 @@ extern struct runner {
     struct stream streams[2];
 } runner;
 
-// The start of a runner. On failure these return an errno, `told` has the reason, and the runner
-// has ended. runner_last_log copies its last output, at most LAST_WORDS bytes.
+// The start of a runner. On failure these return an errno, and `told` has the reason; the sandbox
+// must then end. runner_last_log copies its last output, at most LAST_WORDS bytes.
 size_t runner_last_log(unsigned char *to);
 int runner_spawn(void);
 int runner_start(void);
@@ -47,7 +47,7 @@ int runner_load(void);
 void runner_drop(void);
 void runner_close(void);
 
-// An invocation in a runner. Call these in this order.
+// An invocation in a runner. Call these in this order, but runner_has_written after runner_ask.
 unsigned char runner_out_kind(void);
 bool runner_open_streams(void);
 bool runner_ask(const struct call *call);

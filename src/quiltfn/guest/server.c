@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A server is any program that listens on a TCP port of its sandbox. Its requests do not pass
-// through the guest: the host gets sockets that were created in the sandbox, so that it can connect
-// them to the loopback of this sandbox only, and the pipe with the server's log.
+// through the guest: the host gets the pipe with the server's log, and sockets that were created in
+// the sandbox, so that it can connect them only to the loopback of this sandbox.
 //
 // Rule 1: a socket is sent unconnected: only the host connects it, so the guest never waits for the
 //         server.

@@ -74,8 +74,8 @@ class Context {
     }
 }
 
-/** The current activity, for ends of the process that the handler does not cause: `stuck` is called
- * when the event loop has nothing left to do. */
+/** The current activity, for `watchEnds`: `loading` is the module that is imported; `stuck` is
+ * called when the event loop has nothing left to do. */
 const now = { loading: '', stuck: null };
 
 // Bytes in and out -------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class Guest {
         };
     }
 
-    /** Waits until the sandbox ends. */
+    /** Waits until the guest ends this process. */
     rest() {
         for (;;) this.#read(this.#buffer, 0);
     }

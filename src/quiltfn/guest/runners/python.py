@@ -4,9 +4,10 @@ The guest starts this inside a sandbox; docs/reference/runner-protocol.md descri
 It supports Python 3.9 and newer, and imports nothing that a small handler does not need: every
 module costs start-up time, and memory in every idle instance.
 
-With QUILT_KEEP=1 one process serves all invocations. Otherwise the process that has imported the
-module never runs the handler itself: each invocation runs in a fork of this process, and its
-changes to modules, environment, open files or memory end with the fork.
+With QUILT_KEEP=1 one process serves all invocations. Otherwise each invocation runs in a fork of
+the process that has imported the module, so its changes to modules, environment, open files or
+memory end with the fork. If the module prevents forks, each invocation runs in a process that was
+started for it.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class Context:
 
 
 class ShownLogs:
-    """Shows log messages from level INFO on without any configuration, as AWS Lambda does; by
-    default, `logging` shows only warnings and errors.
+    """Shows log messages from level INFO on without any configuration; by default, `logging` shows
+    only warnings and errors.
 
     It waits in `sys.meta_path` for the first import of `logging`: functions without logs save the
     time and memory of this import.
@@ -207,7 +208,9 @@ def say(line: str, result: bytes = b"") -> None:
 
 
 def ready(mode: str) -> None:
-    """Reports that this process is ready for invocations, and writes their results to `RESULT`."""
+    """Reports that this process is ready for invocations, and that it writes their results to
+    `RESULT`.
+    """
     say(f"result stdout\nready {mode}")
 
 
@@ -405,7 +408,7 @@ def serve_by_forks(runner: Runner) -> None:
 
     control = _socket.socket(fileno=CONTROL)
     # An invocation can send this process any signal. Signals that the kernel also sends are
-    # discarded. All others are blocked: the guest sees them pending, and replaces this process.
+    # discarded. All others are blocked: the guest sees them pending, and ends the sandbox.
     discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
     actions = {}
     for number in discarded:
@@ -589,7 +592,6 @@ def find_modules() -> None:
         # Before the host's packages, so that the function's own versions are used.
         sys.path.remove(PACKAGES)
         sys.path.insert(1, PACKAGES)
-    # Lets interpreters that the handler starts find the same modules.
     places = [HOME, PACKAGES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, places)))
 
@@ -605,7 +607,7 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     find_modules()
-    # A sandbox has one or two cores and a low limit on processes, so libraries must not start a
+    # A sandbox usually has one core and a low limit on processes, so libraries must not start a
     # thread for each CPU of the machine.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
