@@ -9,7 +9,7 @@ export function stateOf(node: Node): string {
   return node.is_silent ? "silent" : node.state;
 }
 
-/** Whether a node is present, as far as known; not if it has stopped or was taken over. */
+/** Whether a node is present, as far as known; not if it stopped, was taken over or was removed. */
 export const isThere = (node: Node): boolean =>
   node.presence === "present" && node.state !== "removed";
 

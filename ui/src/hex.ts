@@ -3,7 +3,7 @@
 const OF_A_ROW = 16;
 const PRINTABLE = /^[\x20-\x7e]$/;
 
-// with this share of replacement characters, a text isn't in another encoding either
+// above this share of replacement characters, the output isn't text in another encoding either
 const NOT_UTF_8 = "\ufffd", MOSTLY = 0.1;
 
 /** Whether the output had bytes that are not text: NUL, or invalid UTF-8 (already replaced by

@@ -7,8 +7,8 @@ const ALONE_MOST = 120; // up to this many instances get their own parts
 const KINDS = ["busy", "ready", "warming"] as const;
 type Kind = typeof KINDS[number];
 
-/** The kind of an instance in the picture, by its state: starting and stopping ones count as
- * warming.
+/** The kind of an instance in the picture, by its state: parked ones count as ready; starting,
+ * recycling and stopping ones as warming.
  */
 export function kindOf(state: string): Kind {
   return state === "busy" ? "busy" : state === "ready" || state === "parked" ? "ready" : "warming";

@@ -220,7 +220,9 @@ export async function replaceFiles(
   await settle(fn, await coming(fn, newest + 1, () => put(fn, runtime, { image }, {})), true);
 }
 
-/** Makes an earlier version current and sends all invocations to it. The toast offers to undo this. */
+/** Makes another version current. The default alias moves to it, and no alias sends invocations to
+ * the previous one any more. The toast offers to undo this.
+ */
 export function rollback(fn: Function, version: number): Promise<void> {
   return pointTo(fn, version);
 }

@@ -11,7 +11,7 @@ export const PERIODS = {
 } as const;
 export type Period = keyof typeof PERIODS;
 
-/** The first and last point of a period that ends at `now` (Unix seconds). */
+/** The route's query for a period up to the end of the step that contains `now` (Unix seconds). */
 export function queryOf(period: Period, now: number): { from: number; to: number; step: number } {
   const { seconds, step } = PERIODS[period];
   return { ...spanUpTo(now, step, seconds), step };

@@ -84,7 +84,7 @@ function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
   return Ready && html`<${Ready} ...${parameters} />`;
 }
 
-const FADE_PX = 56; // width of the fade at an edge where the row continues
+const FADE_PX = 56; // room for the fade at an edge where the row continues
 
 function Navigation({ here }: { here: Page | undefined }) {
   const current = here?.nav ?? here?.under;

@@ -34,13 +34,13 @@ type Listener = (event: Happened) => void;
 const listeners = new Set<Listener>();
 const refetchers = new Set<() => void>();
 
-/** Calls `hear` for every event until the returned function is called. */
+/** Calls `listener` for every event until the returned function is called. */
 export function onEvent(listener: Listener): () => void {
   listeners.add(listener);
   return () => void listeners.delete(listener);
 }
 
-/** Called after missed events, and every two seconds if events are not available. */
+/** Calls `refetch` after missed events, and every two seconds if events are not available. */
 export function onRefetch(refetch: () => void): () => void {
   refetchers.add(refetch);
   return () => void refetchers.delete(refetch);
@@ -83,7 +83,7 @@ export async function reload(id: string): Promise<void> {
   }
 }
 
-/** A function's present state; null: it was deleted. */
+/** Stores a function's present state; null: it was deleted. */
 export function put(id: string, fn: FunctionSummary | null): void {
   const next = new Map(functions.peek());
   if (fn) next.set(id, fn);
@@ -144,7 +144,7 @@ function refetch(): void {
   for (const listener of refetchers) listener();
 }
 
-/** Starts following the server. Called after each sign-in. */
+/** Follows the server from now on, except while nobody is signed in. */
 export function start(): void {
   const tick = () => {
     if (!document.hidden) now.value = Date.now() / 1000;

@@ -5,7 +5,7 @@ import type { Language } from "./making.ts";
 export interface Template {
   title: string;
   code: string;
-  /** The input of the first invocation: for a page or a webhook, a request to its URL. */
+  /** The input of the first invocation: for a page or a webhook, as from a request to its URL. */
   payload: string;
 }
 

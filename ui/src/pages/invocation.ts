@@ -166,8 +166,8 @@ function Input(
   }</section>`;
 }
 
-/** Version and variables of an invocation, the invocation that caused it, and those that it
- * caused.
+/** The variables of an invocation, the invocations that it repeats and that caused it, and those
+ * that it caused.
  */
 function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
   const { environment_names: names = [], children = [] } = timeline;

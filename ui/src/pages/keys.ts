@@ -1,4 +1,5 @@
-// The tenant's API keys: their scopes and expiry; created and revoked here.
+// API keys of the tenant or, for operators, of all tenants: their scopes and expiry; created and
+// revoked here.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, credential, get, pages, type Refused } from "../api.ts";

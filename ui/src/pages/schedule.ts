@@ -21,7 +21,7 @@ import { idOf, onEvent } from "../store.ts";
 import type { Invocation, Schedule, ScheduleRun, ScheduleRunPage } from "../wire.ts";
 
 const STRIP = 30; // latest runs in the strip
-const RUNS = 50; // runs shown at first, and added by each press
+const RUNS = 50; // runs shown at first, and fetched at once
 
 const pathOf = (name: string) => `api/schedules/${encodeURIComponent(name)}`;
 

@@ -135,7 +135,7 @@ function Totals({ of }: { of: UsageSums }) {
   }</dl>`;
 }
 
-/** The tenant's limits. Only operators see the usage of all of them. */
+/** The tenant's limits. Only operators see how much of calls at once and of images is used. */
 function limitsOf({ quota, today, limits: of }: Shown): Limit[] {
   const used = quota?.used;
   return [

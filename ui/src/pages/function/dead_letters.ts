@@ -22,7 +22,7 @@ const WHY: Record<string, string> = {
 
 function Row({ of, id, onRedrive, onDrop }: {
   of: DeadLetter;
-  /** The dead letters of the function. */
+  /** The function's id. */
   id: string;
   onRedrive: () => void;
   onDrop: () => void;

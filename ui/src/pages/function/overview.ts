@@ -21,7 +21,7 @@ import { TryIt } from "./try.ts";
 
 const CALLS = /^(invocation\.|calls$)/;
 const LATEST = 15;
-const AGAIN_MS = 500; // the same events as the list, so that chart and list agree
+const AGAIN_MS = 500; // for both chart and list, so that they agree
 const COUNTED_AFTER_MS = 300; // an invocation is counted shortly after its end event
 
 const names = Object.keys(PERIODS) as Period[];

@@ -1,4 +1,4 @@
-// A list that is fetched page by page; its first page is refetched after every change.
+// A list that is fetched page by page. A refetch returns to its first page.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, type Refused } from "../../api.ts";

@@ -198,7 +198,7 @@ export function Settings({ fn }: { fn: Function }) {
 function Save({ fn, isChanged, isSameCode, isBusy, files, base, unserved, onSave, onDrop }: {
   fn: Function;
   isChanged: boolean;
-  /** The part of the runtime that the form needs. */
+  /** Whether saving leaves the code unchanged. */
   isSameCode: boolean;
   isBusy: boolean;
   /** The notice about the files. */

@@ -1,4 +1,5 @@
-// A function's instances at a glance: one cell each, in the order busy, ready, warming, parked, free.
+// A function's instances at a glance, in the order busy, ready, warming, parked, free: one cell
+// each or, if there are many, one bar to scale.
 import { html } from "../../html.ts";
 
 export interface Counts {

@@ -1,8 +1,8 @@
-// A share of a whole, drawn to scale, such as the used part of a limit, or memory by owner.
+// Shares of a whole, drawn to scale, such as the used part of a limit, or memory by instance.
 import { html } from "../../html.ts";
 
 export interface Part {
-  /** Selects the fill of a part: busy, ready, warming, stock, other or used. */
+  /** Selects the fill of a part. */
   kind: "busy" | "ready" | "warming" | "stock" | "other" | "used" | "full";
   size: number;
   title?: string;

@@ -1,4 +1,4 @@
-// Asks for confirmation before an irreversible action.
+// Asks for confirmation before an action.
 import { signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../../html.ts";

@@ -151,7 +151,8 @@ export class CodeEditor extends HTMLElement {
       marked,
       this.#language.of(languageOf(language)),
       before === null ? [] : unifiedMergeView({ original: before, mergeControls: false }),
-      // No keys for Tab, which leaves the editor, and Ctrl Enter, which the page handles.
+      // Tab has no binding, so that it leaves the editor. Ctrl Enter does nothing, since the page
+      // handles it.
       keymap.of([{ key: "Mod-Enter", run: () => true }, ...defaultKeymap, ...historyKeymap]),
       EditorView.contentAttributes.of({ "aria-label": label }),
       EditorView.domEventHandlers({ beforeinput: typeOver }),

@@ -79,7 +79,7 @@ export function Wrong({ said, id }: { said: string | null; id?: string }) {
   return said && html`<small class="wrong" role="alert" id=${id}>${said}</small>`;
 }
 
-/** The sentence below a field, if the error is about a part of the field. `of`: the id of its
+/** The sentence below a field, if the error is about the field or a part of it. `of`: the id of its
  * control.
  */
 export function WrongOf({ path, label, of }: { path: string; label: string; of?: string }) {

@@ -16,7 +16,7 @@ export interface Toast {
 
 const STAYS_MS = 4_000;
 const STAYS_BAD_MS = 8_000;
-const LOOKED_AT_MS = 1_000; // extra time while the pointer is over it
+const LOOKED_AT_MS = 1_000; // extra time while the pointer or the focus is on any message
 const TURNED_MS = 300; // a message that is this new stays when another page opens
 const MOST = 4;
 

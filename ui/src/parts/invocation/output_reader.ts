@@ -1,5 +1,5 @@
-// A viewer for one stream of an invocation's output, with search, copy and download, also while it is being
-// written.
+// A viewer for one stream of an invocation's output, also while it is being written, with search
+// and copy and, afterwards, download.
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { hasBytes, isBinary } from "../../hex.ts";
@@ -21,9 +21,11 @@ export interface OutputReaderProps {
   text: string;
   /** Whether the invocation failed. */
   isError?: boolean;
-  /** Whether more output may come. Then the end of the output stays visible. */
+  /** Whether more output may come. Then the end of the output stays visible, unless the user
+   * scrolls up.
+   */
   isLive: boolean;
-  /** The path of the invocation, and the name of a file with its output. */
+  /** The path of the invocation, and the beginning of the name of a file with its output. */
   path: string;
   fileName: string;
 }
@@ -42,7 +44,7 @@ function Line({ row, places, length, current }: {
   }</div>`;
 }
 
-/** The rows to draw: the last ones of a growing stream, otherwise those from `from` on. */
+/** The rows to draw: those from `from` on; null: the last ones. */
 function windowOf(whole: OutputText, from: number | null): [number, number] {
   const last = Math.max(0, whole.rows.length - ROWS_SHOWN);
   const start = Math.min(from ?? last, last);

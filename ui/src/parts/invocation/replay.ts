@@ -97,7 +97,7 @@ function Form(
             : "As it was given"} />
         <${Select} label="Version" name="version" value=${version} options=${[[
           "",
-          "the current one",
+          "the one for new calls",
         ], ...numbers]} />
         <${Select} label="Run it" name="mode" value=${mode} options=${MODES} />
         </${Failing}>

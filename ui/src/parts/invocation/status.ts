@@ -54,8 +54,9 @@ export function Glyph({ name, size = 16 }: { name: string; size?: number }) {
 export const isHttpError = (of: { status: string; http_status?: number | null }): boolean =>
   of.status === "success" && (of.http_status ?? 0) >= HTTP_ERRORS;
 
-/** `of`: a state of a function or a status of an invocation. `said`: replaces its word. `http`: the
- * status of the invocation's HTTP response. `isQuiet`: only screen readers get the word.
+/** `of`: a state of a function, instance or node, or a status of an invocation. `said`: replaces
+ * its word. `http`: the status of the invocation's HTTP response. `isQuiet`: only screen readers
+ * get the word.
  */
 export function Status({ of, said = of, http = null, isQuiet = false }: {
   of: string;

@@ -39,7 +39,7 @@ export class Endless<T, P> {
     this.#abort.abort();
   }
 
-  /** Fetches older items until some match, or none are left. */
+  /** Fetches older items until some match, none are left, or `EMPTY_MOST` pages had no match. */
   async more(): Promise<void> {
     if (this.isBusy.value || this.isWhole.value) return;
     this.isBusy.value = true;
@@ -122,7 +122,7 @@ export interface Watching<T, P> {
   mayLook?: (list: Endless<T, P>) => boolean;
 }
 
-/** A list that restarts when `key` changes, and is kept up to date; null until it is loaded. */
+/** A list that restarts when `key` changes, and is kept up to date; null in the first render. */
 export function useEndless<T, P>(
   key: string,
   { open, isNews, everyMs, mayLook }: Watching<T, P>,

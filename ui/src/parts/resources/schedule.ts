@@ -29,7 +29,9 @@ export function When({ of }: { of: Schedule }) {
   }</span>`;
 }
 
-/** A run's label: the status of its invocation, or the decision not to run it. */
+/** The status as which a run is drawn: that of its invocation, or one for the decision not to run
+ * it.
+ */
 export function kindOf({ outcome, status }: ScheduleRun): string {
   if (outcome === "accepted") return status ?? "queued";
   return outcome === "waiting" ? "queued" : outcome === "missed" ? "failed" : "paused";
@@ -55,7 +57,7 @@ export function RunStrip({ runs, functionId }: {
 
 const STRIP = 12, SEEN_MS = 150; // rows that the user scrolls past fetch nothing
 
-/** The strip in a row of a list. `latest`: changes with each new run. */
+/** The strip in a row of a list. `latest`: changes with each new run, and with its status. */
 export function FetchedStrip({ name, functionId, latest }: {
   name: string;
   functionId: string | null;

@@ -40,7 +40,7 @@ function header({ path, content, isExecutable }: File): Uint8Array {
   return block;
 }
 
-/** The position at which to split the path for ustar's two fields. */
+/** The path, split for ustar's two fields. */
 function split(path: string): [prefix: string, name: string] {
   const bytes = (text: string) => new TextEncoder().encode(text).length;
   if (bytes(path) <= NAME_BYTES) return ["", path];

@@ -1,5 +1,6 @@
-// A handler's output as pieces of text: colours become class names, and characters that a terminal would
-// interpret or hide are shown by name. The output is untrusted and is never markup.
+// A handler's output as pieces of text: colours become class names, other escape sequences are
+// removed, and other characters that a terminal would interpret or hide are shown by name. The
+// output is untrusted and is never markup.
 
 export interface Piece {
   text: string;

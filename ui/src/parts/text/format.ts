@@ -29,12 +29,12 @@ export function count(n: number): string {
   return n < 100_000 ? whole.format(n) : compact.format(n);
 }
 
-/** "1 call", "2 calls". `many`: the plural, if it is not formed with s. */
+/** "1 call", "2 calls". `plural`: if it is not formed with s. */
 export function counted(n: number, singular: string, plural = `${singular}s`): string {
   return `${count(n)} ${n === 1 ? singular : plural}`;
 }
 
-/** A quantity such as GB-seconds, with three significant digits. */
+/** A quantity such as GB-seconds, with at most three significant digits below 100. */
 export function amount(n: number): string {
   if (n >= 99.95) return count(Math.round(n));
   return n > 0 && n < 0.001 ? "< 0.001" : String(Number(n.toPrecision(n < 1 ? 2 : 3)));

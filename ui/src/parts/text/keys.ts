@@ -4,7 +4,7 @@ const isApple = /^(Mac|iP)/.test(globalThis.navigator?.platform ?? "");
 
 export const CTRL_ENTER = isApple ? "⌘ ↵" : "Ctrl ↵";
 
-/** Submits the form that handles it by Ctrl or ⌘ with Enter, from any of its fields. */
+/** Submits the form if the event, from any of its fields, is Ctrl or ⌘ with Enter. */
 export function submits(event: KeyboardEvent): void {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();

@@ -10,7 +10,7 @@ export function Ago({ at }: { at: number | null | undefined }) {
   return html`<time dateTime=${iso} title=${exact(at)}>${ago(at, now.value)}</time>`;
 }
 
-/** `at`: Unix seconds; undefined if it will not happen. */
+/** `at`: Unix seconds; null or undefined if it will not happen. */
 export function Ahead({ at }: { at: number | null | undefined }) {
   if (at == null) return html`<span class="muted">never</span>`;
   const iso = new Date(at * 1000).toISOString();
