@@ -73,7 +73,7 @@ def main() -> None:
             machine = figures["machine"]
             measured = date.fromtimestamp(file.stat().st_mtime).isoformat()
             lines |= {row.name: row.line(measured) for row in read(figures)}
-    PAGE.write_text(page(lines.values(), machine))
+    PAGE.write_text(page(lines.values(), machine) + alternatives())
     print(PAGE.read_text())
 
 
@@ -81,6 +81,24 @@ def known() -> list[str]:
     """The current lines of the page's table."""
     text = PAGE.read_text() if PAGE.exists() else ""
     return [line for line in text.splitlines() if line.endswith(" |") and line.count("|") == 8][1:]
+
+
+def alternatives() -> str:
+    """The table of other ways to run a handler: of the last result, or as it is on the page."""
+    file = harness.RESULTS / "alternatives.json"
+    if not file.exists():
+        text = PAGE.read_text() if PAGE.exists() else ""
+        return "".join(text.partition(ALTERNATIVES)[1:])
+    rounds = json.loads(file.read_text())["rounds"]
+    lines = []
+    for name in rounds[0]:
+        p50, p99, rate = (
+            statistics.median(one[name][field] for one in rounds)
+            for field in ("p50_ms", "p99_ms", "rate")
+        )
+        lines.append(f"| {name} | {p50:.2f} ms | {p99:.2f} ms | {rate:,.0f}/s |\n")
+    measured = date.fromtimestamp(file.stat().st_mtime).isoformat()
+    return ALTERNATIVES + "".join(lines) + f"\nMeasured on {measured}.\n"
 
 
 def page(lines: Iterable[str], machine: dict[str, Any]) -> str:
@@ -97,6 +115,16 @@ def page(lines: Iterable[str], machine: dict[str, Any]) -> str:
     )
     return head + "\n".join(lines) + "\n" + WHAT
 
+
+ALTERNATIVES = """
+## Beside others
+
+The same handlers on the same machine, in turns: a shell that prints a line, and a handler that returns a small object from a process that stays.
+Only quiltfn, bwrap and workerd isolate the handler, and only quiltfn keeps a record of each invocation.
+
+| handler | one caller, p50 | p99 | 8 callers |
+|---|---|---|---|
+"""
 
 WHAT = """
 Machines of one description differ, and one machine differs from hour to hour. Versions can be compared only in turns, on one machine.

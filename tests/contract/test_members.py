@@ -32,7 +32,7 @@ from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.end_cause import NODE_LOST
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
-from quiltfn.model.idempotency import IdempotentRequest
+from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.member import (
     REPORTED_MAX,
@@ -250,6 +250,45 @@ async def left_of(node: Node, function: Function) -> dict[str, str]:
     }
 
 
+async def a_claimed_delivery(node: Node, function: Function) -> None:
+    """A delivery with the id d, which the node is sending."""
+    policy = AsyncPolicy(on_success=Destination(url="https://example.org/"))
+    await SqlPolicies(node.store.database).save_async(function.id, policy)
+    await an_accepted(node.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+    (record,) = await claimed(node.work, function)
+    ended = replace(done(begun(record)), outcome=WorkOutcome(destination_id="d"))
+    node.journal.closed(ended)
+    await node.journal.synced()
+    sender = SqlDeliveries(node.store.database, node.work)
+    assert len(await sender.claim(function.id, 5, LATER_MS)) == 1
+
+
+async def test_a_start_leaves_what_a_running_node_has(open_shared, tmp_path) -> None:
+    """A start ends what earlier starts of the same node left, and nothing of other nodes."""
+
+    async def at_start(node: Node) -> tuple[int, int]:
+        """What a server does at its start; how many operations and deliveries it takes."""
+        database = node.store.database
+        await SqlIdempotencyStore(database).start(LOST)
+        operations = await SqlOperations(database).interrupted()
+        due = await SqlDeliveries(database, node.work).load()
+        return len(operations), len(due)
+
+    def answer(node: Node) -> Awaitable[StoredResponse | None]:
+        return SqlIdempotencyStore(node.store.database).reserve(REQUEST, NOW_S)
+
+    async with a_node(open_shared, tmp_path, "one") as first:
+        function = await a_stored_function(first.store)
+        await left_of(first, function)
+        await a_claimed_delivery(first, function)
+        async with a_node(open_shared, tmp_path, "two") as second:
+            assert await at_start(second) == (0, 0)
+            assert not_none(await answer(second)).status is None
+    async with a_node(open_shared, tmp_path, "one") as again:  # control
+        assert await at_start(again) == (1, 1)
+        assert not_none(await answer(again)).status == 503
+
+
 async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_path) -> None:
     async with a_node(open_shared, tmp_path, "two") as second:
         function = await a_stored_function(second.store)
@@ -350,15 +389,7 @@ async def test_nobody_takes_over_a_node_that_has_moved(two_nodes) -> None:
 async def test_deliveries_of_a_lost_node_are_sent_by_others(two_nodes) -> None:
     first, second = two_nodes
     function = await a_stored_function(second.store)
-    policy = AsyncPolicy(on_success=Destination(url="https://example.org/"))
-    await SqlPolicies(second.store.database).save_async(function.id, policy)
-    await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-    (record,) = await claimed(first.work, function)
-    ended = replace(done(begun(record)), outcome=WorkOutcome(destination_id="d"))
-    first.journal.closed(ended)
-    await first.journal.synced()
-    sender = SqlDeliveries(first.store.database, first.work)
-    assert len(await sender.claim(function.id, 5, LATER_MS)) == 1
+    await a_claimed_delivery(first, function)
     others = SqlDeliveries(second.store.database, second.work)
     assert list(await others.claim(function.id, 5, LATER_MS)) == []
     assert not_none(await second.members.take_over(await killed(first))).deliveries == 1

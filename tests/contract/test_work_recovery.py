@@ -211,7 +211,10 @@ async def test_running_servers_keep_work(open_shared: SharedStoreOpener, tmp_pat
         async with open_shared(tmp_path, "two") as two, opened_journal(two, nodes[1]):
             (again,) = await claimed(SqlWork(two.database), function, 5)
             assert (again.invocation_id, again.attempt) == (theirs.invocation_id, 1)
+        assert await SqlWork(store.database).attempts(ours.invocation_id) == []
         await attempted(journal, ours)
+        ended = not_none(await journal.get(function.id, ours.invocation_id))
+        assert ended.status is Status.SUCCESS
         assert rows(tmp_path, "SELECT invocation_id FROM work") == [(theirs.invocation_id,)]
 
 
