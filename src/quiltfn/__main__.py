@@ -7,6 +7,7 @@ load a terminal library, and a client command must not load the server.
 """
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -61,8 +62,11 @@ def start(word: str) -> NoReturn:
             stream.flush()
         os._exit(code)  # ends the process like `quiltfn.server.main`
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the parent process
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # shows what the terminal cannot
     try:
         code = run(word)
         sys.stdout.flush()

@@ -73,5 +73,8 @@ def _become(words: list[str], cwd: str, env: dict[str, str], files: Sequence[int
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    encoding = env.get("PYTHONIOENCODING", "utf-8")
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding, closefd=False)  # noqa: SIM115
     sys.argv = words
     program.main()

@@ -33,6 +33,14 @@ def test_a_forked_command_says_and_ends_as_one_that_starts_from_nothing(tmp_path
     assert (tmp_path / "there" / "quiltfn.db").exists()
 
 
+@pytest.mark.parametrize("own_process", [False, True])
+def test_what_a_terminal_cannot_show_is_escaped(own_process: bool) -> None:
+    env = {"PATH": "/usr/bin", "PYTHONIOENCODING": "ascii"}
+    shown = quiltfn("backup", "--help", env=env, own_process=own_process)
+    assert (shown.code, shown.stderr) == (0, "")
+    assert "\\xb7 1 FILE" in shown.stdout
+
+
 def test_a_forked_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     words = [str(QUILTFN), "keys", "create", "--data-dir", "there"]
     with pytest.raises(subprocess.TimeoutExpired):

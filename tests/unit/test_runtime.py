@@ -52,7 +52,7 @@ from quiltfn.model.runtime import (
 from quiltfn.model.server import ServerSettings
 from quiltfn.model.version import VersionSpec
 from quiltfn.server.bounds import sandbox_room
-from quiltfn.settings import SETTINGS, Settings
+from quiltfn.settings import CHOICES, SETTINGS, Settings, from_everywhere
 from quiltfn.store.functions.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.wire.constraints import Documented
 from quiltfn.wire.runtimes import FileLimitMb, OpenFilesLimit, ProcessLimit, TmpLimitMb
@@ -568,22 +568,36 @@ async def test_anothers_image_is_as_unknown_as_one_that_is_nowhere(runtimes: Run
     assert len(messages) == 1
 
 
+@promise("A26")
 @pytest.mark.parametrize(
-    ("field", "value"), [("isolation", Isolation.GVISOR), ("network", Network.EGRESS)]
+    ("field", "value"),
+    [("kind", Kind.SHELL), ("isolation", Isolation.GVISOR), ("network", Network.EGRESS)],
 )
 async def test_tenants_have_what_the_operator_allows_them(
     store: MemoryRuntimes, tenant_images: TenantImages, field: str, value: Any
 ) -> None:
+    """Here the operator allows by settings: everything, and everything except the value."""
+
+    def allowed(*without: str) -> TenantRules:
+        words = {
+            name: ",".join(set(words) - {*without})
+            for name, words in CHOICES.items()
+            if name.startswith("tenant_runtime_")
+        }
+        chosen = from_everywhere(words | {"tenant_runtimes": "2"}, {})
+        return TenantRules.of(chosen.words, chosen.tenant_runtimes)
+
     host = replace(OWN, no_gvisor="")
-    strict = Runtimes(host, store, tenant_images, ManualClock())
+    strict = Runtimes(host, store, tenant_images, ManualClock(), allowed(value))
     with pytest.raises(Forbidden, match=f"^{field} {value} is not allowed to tenants"):
         await strict.add(T, a_runtime(**{field: value}))
     assert store.rows == {}
     await strict.add(T, a_runtime(**{field: value}), is_operator=True)
-    lenient = TenantRules(isolations=frozenset(Isolation), networks=frozenset(Network))
-    await Runtimes(host, store, tenant_images, ManualClock(), lenient).add(
-        U, a_runtime(**{field: value})
-    )
+    lenient = Runtimes(host, store, tenant_images, ManualClock(), allowed())
+    await lenient.add(U, a_runtime(**{field: value}))
+    await lenient.add(U, a_runtime(name="b"))
+    with pytest.raises(RateLimited):
+        await lenient.add(U, a_runtime(name="c"))
 
 
 async def test_runtimes_are_bounded(store: MemoryRuntimes, tenant_images: TenantImages) -> None:

@@ -1,6 +1,5 @@
 """The program `quiltfn`."""
 
-import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -12,9 +11,7 @@ if TYPE_CHECKING:
 
 
 def main(parser_of: "ParserOf") -> int:
-    """Run the program; return the exit code. Characters that the terminal cannot show are escaped.
-    `parser_of`: for completion.
-    """
+    """Run the program; return the exit code. `parser_of`: for completion."""
     if "_ARGCOMPLETE" in os.environ:
         from quiltfn.cli import completion  # noqa: PLC0415 — for a shell that asks alone
 
@@ -22,7 +19,4 @@ def main(parser_of: "ParserOf") -> int:
             os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", ""), parser_of
         )
     sys.unraisablehook = root.of_interrupted
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     return root.run(sys.argv[1:])
