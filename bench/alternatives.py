@@ -113,9 +113,9 @@ def worker_tree(tree: Path) -> Path:
 
 
 def one_round(client: httpx.Client, path: str, seconds: int) -> dict[str, float]:
-    one, eight = (harness.wrk(client, path, connections=n, seconds=seconds) for n in (1, 8))
+    alone, eight = (harness.wrk(client, path, connections=n, seconds=seconds) for n in (1, 8))
     rate = eight["requests"] / eight["seconds"]
-    return {"p50_ms": one["p50_us"] / 1000, "p99_ms": one["p99_us"] / 1000, "rate": rate}
+    return {"p50_ms": alone["p50_us"] / 1000, "p99_ms": alone["p99_us"] / 1000, "rate": rate}
 
 
 if __name__ == "__main__":

@@ -485,7 +485,7 @@ class Settings(Frozen):
             raise BadSetting("store_password_file requires store")
 
     def _check_fleet(self) -> None:
-        """Checks that between any two times, there is enough time for the steps in between."""
+        """Checks that each time leaves room for the steps before the next one."""
         beat, fence = self.fleet_beat_s, self.fleet_fence_s
         end, reap = self.fleet_end_s, self.fleet_reap_s
         if fence < 2 * beat:

@@ -1,11 +1,12 @@
 """Decides which nodes' images count as copies, and which images lack a copy.
 
-Rule 1: each image must be on two nodes, if two are present. Rule 2: a drained or removed node does
-not count, though others fetch images from a drained one; a node that stops or is briefly away, as
-for a restart, counts for `patience_s`, but is not asked to take copies. Rule 3: a node with an
-image that lacks a copy asks another node to take one. The names alone determine which node is
-asked, so that several nodes ask the same one. Rule 4: this module does not wait, read a clock or
-query the store.
+Rule 1: each image must be on two nodes, if two are present.
+Rule 2: a drained or removed node does not count, though others fetch images from a drained one; a
+node that stops or is briefly away, as for a restart, counts for `patience_s`, but is not asked to
+take copies.
+Rule 3: a node with an image that lacks a copy asks another node to take one. The names alone
+determine which node is asked, so that several nodes ask the same one.
+Rule 4: this module does not wait, read a clock or query the store.
 """
 
 from collections import defaultdict

@@ -1,13 +1,15 @@
 """Detects lost nodes: compares their rows with this node's own clock.
 
 A node whose row has not changed for the reap time is taken over; a node that has stopped properly,
-at once. Rule 1: only time in which this node could send heartbeats and read without a long pause
-counts. If the store was unavailable, or this node was stopped, no node could be observed, and every
-wait starts again. Rule 2: the node that follows the lost one by name acts first, the others later,
-one after another: only one of them can succeed, so they need not all try at once. Rule 3: if a node
-reports that its instances may live longer than this node's reap time, that longer time counts:
-settings may be changed on one node after the other. Rule 4: this module does not wait, read a clock
-or query the store.
+at once.
+Rule 1: only time in which this node could send heartbeats and read without a long pause counts. If
+the store was unavailable, or this node was stopped, no node could be observed, and every wait
+starts again.
+Rule 2: the node that follows the lost one by name acts first, the others later, one after another:
+only one of them can succeed, so they need not all try at once.
+Rule 3: if a node reports that its instances may live longer than this node's reap time, that longer
+time counts: settings may be changed on one node after the other.
+Rule 4: this module does not wait, read a clock or query the store.
 """
 
 from collections.abc import Sequence

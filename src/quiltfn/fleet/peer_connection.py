@@ -1,7 +1,8 @@
 """One connection to another node: encodes requests and decodes responses, one at a time.
 
-Rule 1: a connection that ends before the end of a response fails its request at once. Rule 2: a
-response is received no faster than it is read: the node has to wait when `AHEAD_BYTES` are unread.
+Rule 1: a connection that ends before the end of a response fails its request at once.
+Rule 2: a response is received no faster than it is read: the node has to wait when `AHEAD_BYTES`
+are unread.
 Rule 3: a body is sent no faster than the node reads it, in pieces, with other work in between. A
 streamed body is not read before the node wants it.
 """

@@ -1,7 +1,7 @@
 """SlotKeeper: requests slots for invocations that wait on this node, and returns unused ones.
 
-Rule 1: a pool is allowed at most as many instances as the store has confirmed for the node; after
-a lost response, the lower number counts.
+Rule 1: a pool is allowed at most as many instances as the store has confirmed for the node; after a
+lost response, the lower number counts.
 Rule 2: a slot is returned only when its instance is gone.
 Rule 3: a refused node asks again; a node with slots that others want ends idle instances for them.
 

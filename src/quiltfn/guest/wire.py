@@ -1,9 +1,10 @@
 """The frames between host and guest: bytes in, events out.
 
 Rule 1: this module uses no socket, clock or log; equal bytes give equal events, regardless of how
-they were split. Rule 2: in both directions, a violation of `docs/reference/guest-protocol.md`
-raises `WireError` and nothing else. A decoder that has raised an error is unusable. Rule 3: the
-owner of the socket checks the order of frames, and that a nonce is the expected one.
+they were split.
+Rule 2: in both directions, a violation of `docs/reference/guest-protocol.md` raises `WireError` and
+nothing else. A decoder that has raised an error is unusable.
+Rule 3: the owner of the socket checks the order of frames, and that a nonce is the expected one.
 
 Every invocation passes here. The data of one `feed` usually has all frames of an invocation and is
 parsed in place. Events are not frozen, since creating a frozen one takes 50 % longer.

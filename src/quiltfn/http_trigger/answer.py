@@ -1,9 +1,10 @@
 """Checks and converts the HTTP response of a handler.
 
 Rule 1: whatever could change the framing of responses is refused: names and values that are not
-valid HTTP, interim statuses (1xx). Rule 2: headers that belong to this server are dropped:
-connection, length, its ids, commands to a proxy. Cookies are confined to the function's path. Rule
-3: on the host of the API only known headers are sent, none of which affects the host.
+valid HTTP, interim statuses (1xx).
+Rule 2: headers that belong to this server are dropped: connection, length, its ids, commands to a
+proxy. Cookies are confined to the function's path.
+Rule 3: on the host of the API only known headers are sent, none of which affects the host.
 """
 
 import re

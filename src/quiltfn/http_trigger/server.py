@@ -3,9 +3,11 @@ the response into output of the invocation.
 
 Rule 1: a payload that is an event of API Gateway's payload format 2.0, such as `event.py` creates
 for a request to a URL, becomes that request again; any other payload becomes a POST to a path that
-the function's settings name. Rule 2: no part of a payload can end a line or a request early. Rule
-3: a response is output in the format of Lambda's response streaming, so that all code for streamed
-responses can read it. Its head is also passed on separately, so that it need not be parsed.
+the function's settings name.
+Rule 2: no part of a payload can end a line or a request early.
+Rule 3: a response is output in the format of Lambda's response streaming, so that all code for
+streamed responses can read it. Its head is also passed on separately, so that it need not be
+parsed.
 """
 
 import base64

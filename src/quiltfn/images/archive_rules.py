@@ -1,8 +1,9 @@
 """What an archive may contain. Pure: the functions take names and links, and raise refusals.
 
-Rule 1: every name stays below the image's root. Rule 2: a link in the files at /app must lead to
-these files or to /usr. A link in a root file system may have any target, since it is only followed
-inside the sandbox. Rule 3: a refusal names the member, and changes nothing.
+Rule 1: every name stays below the image's root.
+Rule 2: a link in the files at /app must lead to these files or to /usr. A link in a root file
+system may have any target, since it is only followed inside the sandbox.
+Rule 3: a refusal names the member, and changes nothing.
 """
 
 import posixpath

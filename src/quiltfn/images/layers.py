@@ -3,10 +3,11 @@ their names, kinds and sizes.
 
 Rule 1: every path is resolved here, inside the tree: a link among the parents of a member is
 followed within the tree, and `..` stops at its root, so the parents of the result are real
-directories. Rule 2: a layer replaces and removes entries of lower layers; within a layer no entry
-occurs twice. Rule 3: set-user-ID bits and special files are dropped: modes become the same as in
-any image. Rule 4: the work is limited: the steps of members' paths and links, and the entries
-scanned for removals. Otherwise a small archive could take hours.
+directories.
+Rule 2: a layer replaces and removes entries of lower layers; within a layer no entry occurs twice.
+Rule 3: set-user-ID bits and special files are dropped: modes become the same as in any image.
+Rule 4: the work is limited: the steps of members' paths and links, and the entries scanned for
+removals. Otherwise a small archive could take hours.
 """
 
 from collections.abc import Iterator

@@ -1,11 +1,12 @@
 """Unpacks an archive to a tree of files. Archives with equal content give equal trees.
 
 Rule 1: a file is created by descriptor, below a directory that this module made, without following
-a link, and only if nothing exists there yet. Rule 2: modes are 0755 and 0644, times are one
-constant, and the server owns the files, whatever the archive says. Rule 3: the digest is that of
-the sorted list of all entries, so equal trees have equal digests. Rule 4: an entry costs at most
-one step per path component, and fewer if it shares directories with the previous entry, since these
-stay open.
+a link, and only if nothing exists there yet.
+Rule 2: modes are 0755 and 0644, times are one constant, and the server owns the files, whatever the
+archive says.
+Rule 3: the digest is that of the sorted list of all entries, so equal trees have equal digests.
+Rule 4: an entry costs at most one step per path component, and fewer if it shares directories with
+the previous entry, since these stay open.
 """
 
 import errno

@@ -53,7 +53,9 @@ def sweep(run_dir: Path) -> int:
 
 
 def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
-    """Checks requirements of `serve` on this machine, and conditions that weaken isolation."""
+    """Checks requirements of `serve` on this machine, and conditions that weaken the
+    isolation of sandboxes.
+    """
     groups, mode = control_groups()
     return [
         user(),

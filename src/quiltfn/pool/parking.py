@@ -6,11 +6,13 @@ other cases: after a start of the server, and after the last instance has ended 
 as with a failed invocation, it starts an instance and parks it.
 
 Rule 1: tenants take turns, the least recent turn first; within a tenant, the function with the most
-invocations goes first. Rule 2: one instance at a time, followed by a pause as long as its start. So
-parking takes at most half of one core. Rule 3: a start blocks others for at most `SLOW_S`. It then
-continues beside the starts of other tenants, and its tenant has no turn until the start is over,
-and then for as long again. At most `SLOW_AT_ONCE` starts continue like this. Rule 4: parking fills
-only half of the memory budget (`model/memory.py`), and evicts nothing.
+invocations goes first.
+Rule 2: one instance at a time, followed by a pause as long as its start. So parking takes at most
+half of one core.
+Rule 3: a start blocks others for at most `SLOW_S`. It then continues beside the starts of other
+tenants, and its tenant has no turn until the start is over, and then for as long again. At most
+`SLOW_AT_ONCE` starts continue like this.
+Rule 4: parking fills only half of the memory budget (`model/memory.py`), and evicts nothing.
 """
 
 import asyncio

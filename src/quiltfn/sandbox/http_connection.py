@@ -1,10 +1,11 @@
 """A connection to an HTTP server in a sandbox: one request and its response at a time.
 
 Rule 1: the server is trusted as little as any handler. Invalid HTTP, an endless head, or a byte
-outside of a response ends the connection, and with it at most its current request. Rule 2: nothing
-is buffered: a response is passed on as it arrives, and a body is read no faster than the server
-takes it. Rule 3: reading a response costs no more CPU time here than sending it costs the server,
-except for tiny chunks. So the rate of tiny chunks is limited, over all connections to a server.
+outside of a response ends the connection, and with it at most its current request.
+Rule 2: nothing is buffered: a response is passed on as it arrives, and a body is read no faster
+than the server takes it.
+Rule 3: reading a response costs no more CPU time here than sending it costs the server, except for
+tiny chunks. So the rate of tiny chunks is limited, over all connections to a server.
 Rule 4: a server may respond before it has read the body, and close the connection. Its response is
 still read, though the next write fails.
 """

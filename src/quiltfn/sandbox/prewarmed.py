@@ -1,8 +1,9 @@
 """Prewarmed sandboxes: unused ones, which any version with their template can use.
 
-Rule 1: a sandbox is taken once and never put back; a former instance is destroyed. Rule 2:
-prewarming never delays an invocation: sandboxes are created one at a time, and only after a moment
-without requests for one. Rule 3: if none is left, the next sandbox is created on demand.
+Rule 1: a sandbox is taken once and never put back; a former instance is destroyed.
+Rule 2: prewarming never delays an invocation: sandboxes are created one at a time, and only after a
+moment without requests for one.
+Rule 3: if none is left, the next sandbox is created on demand.
 
 The stock of a template follows demand: `per_template` for each template that was used in the last
 ten minutes, more if more sandboxes were taken at once, none for other templates. All prewarmed

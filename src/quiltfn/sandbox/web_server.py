@@ -4,9 +4,10 @@ The guest creates sockets inside the sandbox and passes them out as descriptors.
 straight to the server, over the loopback interface of the sandbox and past the guest.
 
 Rule 1: an ended invocation has no connection: either its response was complete, or its end closed
-the connection. Rule 2: output of the server goes to exactly one record: that of the oldest running
-invocation or, if none runs, of the next one. Above `LOG_BYTES_PER_S` the server has to wait. Rule
-3: a streamed body is sent only once, on a new connection.
+the connection.
+Rule 2: output of the server goes to exactly one record: that of the oldest running invocation or,
+if none runs, of the next one. Above `LOG_BYTES_PER_S` the server has to wait.
+Rule 3: a streamed body is sent only once, on a new connection.
 """
 
 import asyncio

@@ -44,7 +44,8 @@ def submit_function(
     not_before: datetime | timedelta | None = None,
     idempotency_key: str | None = None,
 ) -> Flow[Invocation]:
-    """Queue an invocation and return its record at once, in status `queued`; both are on disk.
+    """Queue an invocation and return its record at once, in status `queued`. Both are then on
+    disk.
 
     `not_before`: the earliest start, as a time with a time zone, or a duration from now. With an
     `idempotency_key`, repeated requests queue only one invocation, and the client repeats the

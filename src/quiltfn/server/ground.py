@@ -158,8 +158,8 @@ async def _started_idempotency(
 async def _started_access(
     chosen: Settings, keys: SqlKeys, clock: ResumableClock, node: Node, disabled: DisabledTenants
 ) -> Access:
-    """The credentials. Raises `CannotServe` if other machines can reach the address and no key is
-    required.
+    """The credentials, loaded from the store. Raises `CannotServe` if other machines can reach the
+    address and no key is required.
     """
     access = Access(
         keys,
