@@ -394,4 +394,3 @@ def test_a_stopped_guest_ends_at_the_outer_deadline(shared: Server) -> None:
     os.kill(guest, signal.SIGSTOP)
     assert call.result(scaled(5))["status"] == "timeout"
     until(lambda: not shared.named("sleep"), 2.0)
-

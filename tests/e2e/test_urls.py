@@ -378,4 +378,3 @@ def test_express_behind_serverless_http(shared: Server, tmp_path: Path) -> None:
     assert answer.status_code == 201, answer.text
     assert answer.json() == {"name": "a b", "x": "1", "body": {"k": [1]}}
     assert answer.headers["set-cookie"] == f"a=1; Path={site.path}"
-
