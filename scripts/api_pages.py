@@ -141,7 +141,7 @@ def section(document: dict[str, Any], path: str, method: str, operation: dict[st
     if about.startswith(f"{heading}.") or about == heading:
         about = about.removeprefix(heading).removeprefix(".").strip()
     lines += [prose(about), ""] if about else []
-    # Not in the table, since README.md describes this header of all operations.
+    # Not in the table, since README.md describes this parameter of all operations.
     parameters = [
         one
         for one in operation["parameters"]
@@ -200,7 +200,7 @@ def shape(name: str, schema: dict[str, Any]) -> str:
 
 
 def table(shape: str, schema: dict[str, Any]) -> str:
-    """The fields of a schema. A nested schema may be described only in its own table."""
+    """The fields of a schema. A field without a meaning gets the description of its own schema."""
     declared = fields_of(getattr(wire, shape))
     rows = ["| field | type | | meaning |", "|---|---|---|---|"]
     for name, field in schema.get("properties", {}).items():
@@ -335,7 +335,7 @@ def arguments(signature: inspect.Signature, **instead: Any) -> dict[str, Any]:
 
 
 def asked_by(call: Any, signature: inspect.Signature) -> tuple[str, str]:
-    """The first request of a method that gets the id of a function."""
+    """The first request of a method; a function is given by its id."""
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         given = arguments(signature, function=AN_ID, archive=archive.name)
         named = {

@@ -2,7 +2,7 @@
 """A tour of the API against a temporary server: shows each request and checks its response.
 
 It uses HTTP instead of the client library, so that every request can be repeated with curl. The
-bodies are those of GET /api/functions/examples.
+bodies for creating and invoking are those of GET /api/functions/examples.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A fleet on one machine: PostgreSQL and three nodes, each in a network namespace of its own.
 
-Each request creates, invokes or changes functions through a different node. Then a node is killed
+Each request that creates, invokes or changes functions goes to the next node. Then a node is killed
 under load, with everything that it runs, and the outcomes of the invocations are counted.
 """
 
