@@ -17,7 +17,7 @@ REF = "#/components/schemas/{name}"
 # Errors of every route. STORE_UNAVAILABLE also stands for SHUTTING_DOWN, which has the same status.
 ALWAYS = ("FORBIDDEN", "INTERNAL", "BAD_REQUEST", "STORE_UNAVAILABLE")
 WITH_CREDENTIAL = ("UNAUTHORIZED", "RATE_LIMITED")
-WITH_TENANT = ("UNPROCESSABLE_ENTITY", "NOT_FOUND")  # tenant
+WITH_TENANT = ("UNPROCESSABLE_ENTITY", "NOT_FOUND")  # for the parameter `tenant`
 WITH_BODY = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "UNPROCESSABLE_ENTITY")
 HEADERS = {
     "x-request-id": {

@@ -123,7 +123,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a redrive. `invocation_ids`: of new invocations. `remaining`: dead letters."""
+    """The outcome of a redrive: ids of the new invocations, and how many dead letters are left."""
 
     invocation_ids: Sequence[str]
     remaining: int

@@ -43,7 +43,7 @@ def list_keys(connection: Connection) -> None:
 def revoke(
     key_id: Annotated[str, Argument(help="Key id from `list`.")], connection: Connection
 ) -> None:
-    """Permanently revoke a key. Running requests continue; the next request is refused."""
+    """Permanently revoke a key, within a second. Streams end; other running requests continue."""
     with connection.session() as at:
         at.client.keys.revoke(key_id)
         at.say(f"revoked {key_id}", revoked=True, id=key_id)

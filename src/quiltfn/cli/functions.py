@@ -100,7 +100,7 @@ def deploy(name_or_id: NameOrId, connection: Connection) -> None:
 
 @app.command()
 def pause(name_or_id: NameOrId, connection: Connection) -> None:
-    """Pause a function: refuse new invocations, and let running ones finish."""
+    """Pause a function: refuse synchronous invocations, queue others, let running ones finish."""
     with connection.session(name_or_id) as at:
         function = at.client.functions.get(name_or_id)
 

@@ -16,7 +16,7 @@ Name = Annotated[str, Argument(help="Tenant.")]
 
 @app.command("list")
 def list_tenants(paging: Paging, connection: Connection) -> None:
-    """List tenants by name: those that have a function, a key, a quota, or invocations."""
+    """List tenants by name: those that have a function, a valid key, a quota, or invocations."""
     with connection.session() as at:
         at.show(at.client.tenants.list(**paging.fields()).first(), _table)
 
@@ -30,8 +30,8 @@ def disable(
 ) -> None:
     """Disable a tenant until `enable`: refuse its keys and invocations, and end its instances.
 
-    Running invocations end. Asynchronous ones wait in the queue, ticks of schedules are skipped,
-    and nothing is sent to destinations. Functions, keys and records stay.
+    Running invocations end. Queued ones wait, ticks of schedules are skipped, and nothing is sent
+    to destinations. Functions, keys and records stay.
     """
     with connection.session() as at:
         if not yes:

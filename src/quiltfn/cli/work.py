@@ -73,7 +73,7 @@ def replay(
     given: PayloadOptions,
     *,
     version: Annotated[
-        int | None, Option(least=1, help="Version to run (default: current).")
+        int | None, Option(least=1, help="Version to run (default: that of NAME).")
     ] = None,
     is_async: Annotated[
         bool, Option(("--async",), help="Queue the replay and print its id.")

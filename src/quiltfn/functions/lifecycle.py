@@ -319,7 +319,9 @@ class Lifecycle:
         return self._catalog.get(function_id)
 
     async def pause(self, entry: Entry) -> Entry:
-        """Refuse new and waiting invocations; let running ones end. Raises `Conflict`."""
+        """Refuse new and waiting synchronous invocations; let running ones end. Raises
+        `Conflict`.
+        """
         async with self._stopping(entry) as current:
             state = current.function.state
             if state in (FunctionState.PENDING, FunctionState.ERROR):

@@ -171,7 +171,7 @@ def deploy_function(function: str) -> Flow[Function]:
 
 
 def pause_function(function: str) -> Flow[PauseResult]:
-    """Refuse new invocations; running ones finish."""
+    """Refuse new synchronous invocations; asynchronous ones wait, and running ones finish."""
     return on(function, "/pause", lambda path: post(path, PauseResult))
 
 

@@ -132,9 +132,9 @@ def replay_invocation(
     payload: object = UNSET,
     idempotency_key: str | None = None,
 ) -> Flow[Invocation]:
-    """Replay the stored input of an invocation, on the current version or another. `mode`: sync
-    waits for the end, async returns a record in status `queued`. `payload`: replaces the stored
-    payload.
+    """Replay the stored input of an invocation. `version`: None for that of an invocation that
+    names none. `mode`: sync waits for the end, async returns a record in status `queued`.
+    `payload`: replaces the stored payload.
     """
     text = UNSET if payload is UNSET else payload_text(payload)
     body = Replay(version=version, mode=mode, payload=text)

@@ -39,7 +39,7 @@ Find = Callable[[str], Awaitable[Response | None]]
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """The part of a response that a repetition gets. No body: the response is not available."""
+    """The part of a response that a repetition gets. `body`: empty if it is not stored."""
 
     status: int
     headers: dict[str, str]

@@ -112,8 +112,8 @@ async def deploy_function(context: RequestContext[FunctionServices]) -> Response
 
 
 async def pause_function(context: RequestContext[FunctionServices]) -> Response:
-    """Pause a function. New and waiting invocations are refused, running ones finish, and all
-    instances end.
+    """Pause a function. New and waiting synchronous invocations are refused, asynchronous ones wait
+    in the queue, running ones finish, and all instances end.
     """
     await context.services.lifecycle.pause(context.entry())
     return json_response(wire.PauseResult())

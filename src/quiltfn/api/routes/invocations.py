@@ -131,9 +131,8 @@ async def get_invocation_input(context: RequestContext[InvocationServices]) -> R
 
 
 async def replay_invocation(context: RequestContext[InvocationServices]) -> Response:
-    """Replay the stored input of an invocation, on the current or any other version, with the
-    payload in the body if there is one. The new invocation has its own id and record. The response
-    is that of an invoke.
+    """Replay the stored input of an invocation, on any version, with the payload in the body if
+    there is one. The new invocation has its own id and record. The response is that of an invoke.
     """
     services, body = context.services, context.body or wire.Replay()
     context.body = None

@@ -39,9 +39,9 @@ async def list_tenants(context: RequestContext[TenantServices]) -> Response:
 
 async def disable_tenant(context: RequestContext[TenantServices]) -> Response:
     """Disable a tenant. Its keys and tokens, except those of operators, are refused with 403, and
-    so are requests to its URLs. Its instances end with their invocations; asynchronous invocations
-    return to the queue and wait there, ticks of schedules are skipped, and nothing is sent to
-    destinations. Enabling the tenant restores everything.
+    so are requests to its URLs. Its instances end with their invocations, of which asynchronous
+    ones are retried as their policy says. Queued invocations wait, ticks of schedules are skipped,
+    and nothing is sent to destinations, until the tenant is enabled.
     """
     return await _set(context, disabled=True)
 
