@@ -158,8 +158,8 @@ def a_piece(function_id: str, delay_ms: int, payload: bytes = b'{"n":1}') -> Acc
 
 
 def group_commits(path: Path, batch: int, seconds: int) -> float:
-    """Rows a second of an invocation, an input and a place in the queue, copied in transactions of
-    `batch` pieces that are synced, by SQLite in a loop: the floor.
+    """The floor: asynchronous invocations per second, each three copied rows (record, input, place
+    in the queue), that SQLite commits in a loop, `batch` per synced transaction.
     """
     with sqlite3.connect(path / "quiltfn.db", isolation_level=None) as connection:
         connection.execute("PRAGMA journal_mode = WAL")

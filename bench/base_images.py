@@ -1,5 +1,6 @@
-"""Base images: an upload of 120 MB until a function of it has answered, and cold starts of a shell
-against those of the host image, in turns, on a server with prewarmed sandboxes and on one without.
+"""Base images: the time from the upload of 120 MB to a function's first response; and cold starts
+of a shell against those of the host image, in turns, on a server with prewarmed sandboxes and on
+one without.
 
 The floor is `crun run` of the image's shell in the same root.
 """

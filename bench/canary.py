@@ -49,14 +49,16 @@ def two_versions(client: httpx.Client, name: str, handler: str = "echo two") -> 
 
 
 def keep_in_use(client: httpx.Client, function: str) -> None:
-    """Keep an instance of both versions."""
+    """Invoke both versions once, so that each has an instance."""
     for version in (1, 2):
         path = f"/api/functions/{function}/invoke?version={version}"
         client.post(path, json={}).raise_for_status()
 
 
 def cost(client: httpx.Client, alone: str, beside: str, count: int) -> float:
-    """How much longer an invocation takes if another version has an instance, in turns."""
+    """The duration of an invocation if another version has an instance, over that without one;
+    measured in turns.
+    """
     plain, other = (invoke(function) for function in (alone, beside))
     took: dict[bytes, list[float]] = {plain: [], other: []}
     client.post(f"/api/functions/{beside}/invoke?version=1", json={}).raise_for_status()

@@ -4,8 +4,8 @@ The server ends instances after a fraction of a second, so that every invocation
 start, which its record confirms. Invocations are paced, so that the server's prewarmed sandboxes
 are replenished; the floor is paced, too, since an idle machine takes longer for both.
 
-The function with 100 ms of imports is on a server of its own that parks what was idle for too long,
-as servers do; the others park nothing, so that prewarmed sandboxes are measured.
+The function with 100 ms of imports is on a separate server, which parks idle instances, as is the
+default. The other server parks none, so that its cold starts use prewarmed sandboxes.
 """
 # promise: S4
 

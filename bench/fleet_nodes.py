@@ -23,7 +23,9 @@ DATABASE = "bench"
 
 @contextlib.contextmanager
 def database(*settings: str) -> Iterator[Cluster]:
-    """With an empty database, `DATABASE`. `settings`: of PostgreSQL."""
+    """A PostgreSQL with the empty database `DATABASE`. `settings`: its settings that differ from
+    the defaults.
+    """
     with postgresql.started((*INSTALLED, *settings), is_in_memory=False) as cluster:
         cluster.create(DATABASE)
         yield cluster
@@ -38,7 +40,7 @@ def not_by_tests(**_: object) -> Server:
 def nodes(
     cluster: Cluster, options: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, httpx.Client]]:
-    """Running nodes by their names. `options`: those of each."""
+    """Running nodes by their names. `options`: command-line options of each."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         made = Fleet(Path(directory), cluster.tcp_url(DATABASE, None), not_by_tests).init(PASSWORD)
         found = {

@@ -2,9 +2,9 @@
 with invocations.
 
 Each node is the server's own platform with all its connections and background tasks, on sandboxes
-that answer at once. A few processes have some of the nodes each. Calls come to the application of
-every node, which has an instance for them: nothing is sent to other nodes, which `forwarded`
-measures. PostgreSQL has its own settings and syncs. Everything ends by itself.
+that answer at once. A few processes have some of the nodes each. Each node gets invocations for
+which it has an instance, so none is forwarded; the benchmark `forwarded` measures that. PostgreSQL
+syncs, and has its default settings except for connections and statistics.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ CONNECTIONS_OF_NODE = 5
 
 
 class Beats:
-    """When each node made the report of each of its last beats, for all processes to see."""
+    """The times at which each node made the reports of its last heartbeats, in memory that all
+    processes share.
+    """
 
     def __init__(self, nodes: int) -> None:
         self._map = mmap.mmap(-1, nodes * BEATS * 16)
@@ -141,7 +143,7 @@ def watch(number: int, membership: Membership, beats: Beats) -> None:
 
 
 async def serve(files: Mapping[int, NodeFile], home: Path, beats: Beats, line: Connection) -> None:
-    """Nodes, until the process is told to end them."""
+    """Runs nodes until the process is told to end them."""
     found = Phase()
     structlog.configure(processors=[counting(found)], cache_logger_on_first_use=False)
     async with contextlib.AsyncExitStack() as stack:
@@ -169,8 +171,8 @@ def counting(found: Phase) -> Any:
 async def phase(
     nodes: Sequence[OneNode], beats: Beats, found: Phase, rate: float, query: str, seconds: float
 ) -> Phase:
-    """So many seconds with `rate` calls a second to each node; what was seen of it. `query`: of the
-    calls' target.
+    """Invokes each node's function `rate` times per second, for `seconds`; returns the
+    measurements. `query`: the query string of the invocations.
     """
     if rate:
         await asyncio.gather(*(deployed(one) for one in nodes if not one.function))
@@ -191,7 +193,7 @@ def cpu_s() -> float:
 
 
 async def deployed(node: OneNode) -> None:
-    """A function whose instance is on this node."""
+    """Creates a function that has an instance on this node."""
     app = make_app(node.platform.services)
     body = f'{{"name": "{node.membership.name}", "handler": "echo hello"}}'.encode()
     made = await app(request_of("POST", "/api/functions", HEADERS, body))
@@ -224,8 +226,8 @@ async def call(node: OneNode, found: Phase, rate: float, query: str, ends: float
 
 
 async def sample(nodes: Sequence[OneNode], beats: Beats, found: Phase, ends: float) -> None:
-    """At random times: the age of a node's knowledge of another; the time until a record is
-    stored.
+    """A few times per second, on random nodes: the age of what a node knows of another; the time
+    until a record is stored.
     """
     storing = set[asyncio.Task[None]]()
 
@@ -294,7 +296,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def started(cluster: Cluster, options: Any) -> Iterator[list[Connection]]:
-    """All nodes, in processes; a line to each of these."""
+    """Starts all nodes, in several processes. Yields a connection to each process."""
     fleet = new_fleet(cluster.tcp_url(fleet_nodes.DATABASE, None), PASSWORD, time.time())
     begin_fleet(fleet)
     files = {number: node_file(fleet, number) for number in range(options.nodes)}
@@ -396,8 +398,8 @@ SELECT regexp_replace(left(query, 400), '\\s+', ' ', 'g'), calls,
 
 
 def statements(admin: psycopg.Connection[Any], node_seconds: float) -> list[dict[str, Any]]:
-    """What statements cost the executor and the planner, for each node and second, the dearest
-    first. They are a third of what PostgreSQL uses; messages and processes that wake are the rest.
+    """The time that statements take in the executor and planner, per node and second, longest
+    first. It is a third of PostgreSQL's CPU time; messages and wake-ups of processes take the rest.
     """
     found = [
         {

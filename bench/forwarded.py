@@ -1,9 +1,10 @@
 """The additional cost of an invocation that arrives at another node than the one that runs it.
 
 Three nodes and a PostgreSQL that syncs, on the same two cores. One node is asked and has no
-instance. Another one has the instance of a function, and a third the instance of the same function
-with `--durability strict`. Every call goes by HTTP to the node that is asked and to the one with
-the instance, in turns. The floor is a byte there and back over TCP between two processes.
+instance. Another one has the instance of a function, and a third, with `--durability strict`, that
+of another function with the same handler. Every call goes by HTTP to the node that is asked and to
+the one with the instance, in turns. The floor is a byte there and back over TCP between two
+processes.
 """
 # promise: N16
 

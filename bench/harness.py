@@ -38,9 +38,7 @@ def arguments(name: str, rounds: int = 5, **more: tuple[Any, str]) -> argparse.N
 
 @contextlib.contextmanager
 def server(*options: str, data_dir: Path | None = None) -> Iterator[httpx.Client]:
-    """A server with all features on, on a free port, with its data in `data_dir` or a new
-    directory.
-    """
+    """A server on a free port, with its data in `data_dir` or a new directory."""
     if os.geteuid() != 0:
         sys.exit("bench: must be run as root, as quiltfn serve is")
     with tempfile.TemporaryDirectory() as directory:

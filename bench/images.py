@@ -47,7 +47,9 @@ SMALL_EVERY_S = 0.005
 
 
 class Nothing(SqlImageCopies):
-    """`ImageBounds` without bounds, and `SqlImageCopies` by which two has everything."""
+    """Stands for the limits on images, and limits nothing; and for the list of copies, in which
+    node `two` has every image.
+    """
 
     def __init__(self) -> None:
         """There is no database."""
@@ -118,7 +120,7 @@ def child(own: NodeFile, path: Path, pipe: Connection) -> None:
 
 
 async def small_requests(peers: HttpPeers, took: list[float]) -> None:
-    """Until it is cancelled."""
+    """Sends small requests until it is cancelled."""
     while True:
         began = time.perf_counter()
         async with peers.request("two", "GET", b"/small", (), b"", None) as answer:

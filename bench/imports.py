@@ -1,9 +1,9 @@
 """A cold call of a function that imports pandas, at any time after its deploy, against an
 interpreter that imports it, in turns.
 
-The packages are installed as `quiltfn runtimes add` does it. Before each call the server is brought
-to where the call finds nothing that is ready: by time, by a restart, or by a call that needs too
-much memory and takes the instance with it.
+The packages are installed as `quiltfn runtimes add` does it. Before each call, the instance is idle
+for too long, the server is restarted, or a call that runs out of memory ends the instance, so that
+none is ready.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def one_round(data: Path, path: str, packages: Path) -> dict[str, list[float]]:
 
 
 def imported(packages: Path) -> float:
-    """The floor: an interpreter of the server's that imports pandas from the same files."""
+    """The floor: the host's interpreter imports pandas from the same files."""
     command = [HOST_PYTHON, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(packages)!r}); "
                "import pandas"]  # fmt: skip
     began = time.perf_counter()

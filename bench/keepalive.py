@@ -1,8 +1,9 @@
 """Cold starts of the keep-alive policies on a trace, at equal idle time.
 
 The trace is not part of this project: `--trace DIR`, else QUILTFN_TRACE, names a directory as
-`quiltfn simulate` reads it. Compared at the idle time of a fixed 300 s, three times over: calls at
-the start of their minute, spread over it, and with every minute that has a call counted as busy.
+`quiltfn simulate` reads it. Compared at the idle time of a fixed 300 s, in three ways: with calls
+at the start of their minute, spread over it, and with every minute that has a call counted as busy;
+and in the first way for each half of the functions.
 """
 # promise: P16
 
@@ -58,7 +59,7 @@ def compared(functions: list[TracedFunction], placed: Placement) -> dict[str, An
         "idle_minutes": idle,
         "calls": fixed.calls,
         "fixed": fixed_frontier(functions, placed).at(idle),
-        # The published policy has a least idle time; above ours, ours is compared with that.
+        # The published policy has a minimum idle time; if that is above `idle`, it is used instead.
         "hybrid": hybrid.at(max(idle, hybrid.hull[0][0])),
         "histogram": ours.at(idle),
     }

@@ -128,7 +128,7 @@ def idle() -> dict[str, float]:
 
 
 def children(pid: int) -> list[int]:
-    """Only the server: the launcher's other children are guests."""
+    """The launcher's child processes that are servers; the others are guests."""
     found = []
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         if b"quiltfn.server.main" in Path(f"/proc/{child}/cmdline").read_bytes():

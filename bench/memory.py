@@ -1,8 +1,9 @@
-"""What an idle instance costs: its control group's memory and its processes' share, over many.
+"""The memory of an idle instance, as a mean over many: that of its control group, and the share of
+its processes (PSS).
 
 The page cache of files that all share is charged to whoever read them first; PSS divides what
-processes share among them. The larger of the two would count twice what is in both, so both are
-shown, beside what the machine had less of.
+processes share among them. Their sum would count twice what is in both, so both are shown, beside
+the decrease of the machine's available memory.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def measure(
     while client.get("/api/functions/pool/stats").json()["ready_count"] < count:
         assert time.monotonic() < end, "the instances did not stand"
         time.sleep(0.5)
-    time.sleep(5)  # an idle shell ends after two seconds
+    time.sleep(5)  # by then, the waiting shells have ended
     less = before - available_kib()
     groups = sandboxes()
     assert len(groups) >= count

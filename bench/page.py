@@ -20,7 +20,9 @@ PAGE = harness.HERE.parent / "docs" / "reference" / "benchmarks.md"
 
 @dataclass(frozen=True)
 class Row:
-    """`value` of one round; `must` and `aim`: its bounds. `is_rate`: more is better."""
+    """`values`: one of each round; `must` and `aim`: the bounds of their median. `is_rate`: more is
+    better.
+    """
 
     name: str
     unit: str

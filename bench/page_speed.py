@@ -1,6 +1,6 @@
-"""The dashboard in a browser, before a server with 10,000 functions and a million records: how soon
-it shows something, how long what a reader does takes, and what a warm call costs beside it, in
-turns.
+"""The dashboard in a browser, with a server that has 10,000 functions and a million records: the
+time until it shows something, the time of each action of a user, and a warm call with and without
+an open page, in turns.
 
 Needs playwright (`scripts/setup --test`) and Debian's chromium-headless-shell.
 """
@@ -24,7 +24,7 @@ CHROMIUM = "/usr/bin/chromium-headless-shell"
 TURNS, SETTLE_S = 3, 0.7
 UNBOUNDED = ("--keep-invocations", "0", "--keep-invocations-days", "0")
 FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0].startTime"
-# From an action to the frame in which what it leads to can be seen, in milliseconds.
+# Milliseconds from an action to the frame that shows its effect.
 TOOK = """([act, seen]) => new Promise((resolve, reject) => {
   const one = (selector) => document.querySelector(selector);
   const acts = {
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def one_round(browser: Browser, client: httpx.Client, path: str, options: Any) -> dict[str, Any]:
-    """In a browser that knows nothing of the server."""
+    """In a new browser context, which has no data of the server."""
     context = browser.new_context(base_url=str(client.base_url))
     page = context.new_page()
     opened(page, options.functions)
@@ -100,7 +100,7 @@ def one_round(browser: Browser, client: httpx.Client, path: str, options: Any) -
 
 
 def opened(page: Page, functions: int) -> None:
-    """The list of functions, when it is whole."""
+    """Opens the list of functions, and waits until it is complete."""
     page.goto("/ui/")
     page.wait_for_function(
         "([selector, text]) => document.querySelector(selector)?.textContent === text",
@@ -109,13 +109,13 @@ def opened(page: Page, functions: int) -> None:
 
 
 def warm_p50_us(client: httpx.Client, path: str, seconds: int) -> float:
-    """Of one caller, once what went before has settled."""
+    """The median of one caller's invocations, after a pause."""
     time.sleep(SETTLE_S)
     return harness.wrk(client, path, connections=1, seconds=seconds)["p50_us"]
 
 
 def interactions(page: Page, functions: int) -> dict[str, float]:
-    """What a reader does → milliseconds until it can be seen."""
+    """Action → milliseconds until its effect is shown."""
 
     def took(act: str, label: str, selector: str, text: str) -> float:
         seen = {"selector": selector, "text": text}

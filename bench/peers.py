@@ -108,7 +108,7 @@ async def one_after_the_other(peers: HttpPeers, count: int) -> list[float]:
 
 
 async def at_once(peers: HttpPeers, count: int, callers: int) -> tuple[float, float]:
-    """Calls a second, and calls a second of processor time of this process."""
+    """Calls per second, and calls per second of CPU time of this process."""
 
     async def caller() -> None:
         for _ in range(count // callers):

@@ -1,4 +1,4 @@
-"""Python that stays, against functions-framework without isolation or records, in turns.
+"""Resident Python against functions-framework, which has neither isolation nor records, in turns.
 
 The same function in three places: behind functions-framework, in a sandbox that keeps its
 interpreter's state, and in one that gives every call a fork of its own.
@@ -92,7 +92,7 @@ def add_runtime(client: httpx.Client, name: str = "bench", top: str = "") -> str
 
 
 def deployed(client: httpx.Client, runtime: str, mode: str) -> str:
-    """As many instances as there are callers at once, each with a core at most."""
+    """A function with two instances, each with one core at most."""
     return harness.deployed(
         client,
         name=mode,

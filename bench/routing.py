@@ -1,8 +1,8 @@
-"""Routing in a fleet by simulation: the product's own routing table on simulated nodes, with
-reports as old as they are in a real one. It needs no server and no database.
+"""Routing in a fleet by simulation: the server's own routing table on simulated nodes, with reports
+as old as they are in a real one. It needs no server and no database.
 
-Some nodes of many get all calls and send those on that they have no instance for. A node that
-gets a call without a free instance refuses it, as real ones do, and the next try follows.
+A few of many nodes get all calls, and send each to a node that has an instance. A node without a
+free instance refuses the call, as real ones do, and another node is tried.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ VERSION = 1
 
 @dataclass
 class Pool:
-    """The instances of one function on a node: how many there are, have a call, and calls wait."""
+    """One function's instances on a node. `slots`: their number; `busy`: those that have a call;
+    `waiting`: calls that wait.
+    """
 
     slots: int
     busy: int = 0
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def simulated(nodes: int, asking: int, load: float, seconds: float) -> Fleet:
-    """The fleet after so many seconds of its own time."""
+    """The fleet after `seconds` of simulated time."""
     dice = Random(17)
     pools = {
         (node, function): Pool(slots=1)
@@ -102,7 +104,9 @@ def simulated(nodes: int, asking: int, load: float, seconds: float) -> Fleet:
 
 
 def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) -> None:
-    """A call from a client: tried where an instance should be ready, then it waits somewhere."""
+    """A call from a client: tried at nodes that should have an idle instance; then it waits at a
+    node.
+    """
     fleet.calls += 1
     table, name = fleet.tables[asker], str(function)
     for _ in range(TRIES):
@@ -116,7 +120,7 @@ def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) ->
         fleet.refused += 1
         table.update(node, said_of(function, pool))
     node = decide(fleet, table, name, is_idle=False)
-    if node is None:  # every node has refused: the first one that is tried again
+    if node is None:  # every node has refused: one of them is tried again
         node = str(dice.choice([one for one, of in fleet.pools if of == function]))
     pool = fleet.pools[int(node), function]
     if pool.busy < pool.slots:
@@ -127,7 +131,7 @@ def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) ->
 
 
 def decide(fleet: Fleet, table: RoutingTable, function: str, *, is_idle: bool) -> str | None:
-    """One decision, with its time."""
+    """One decision, whose duration is added to the total."""
     begun = time.perf_counter()
     choose = table.idle_node if is_idle else table.busy_node
     node = choose(function, VERSION)
@@ -165,7 +169,7 @@ def said_of(function: int, pool: Pool) -> PoolLoad:
 
 
 def report(fleet: Fleet, node: int) -> None:
-    """Every node that is called hears it."""
+    """All nodes that clients call get the report of this node."""
     said = [
         said_of(function, pool)
         for function in range(FUNCTIONS)

@@ -1,4 +1,5 @@
-"""Fills a server's database with functions and records, by SQL and fast, for `size.py`.
+"""Fills a server's database with functions and records, by SQL and fast, for `size.py` and
+`page_speed.py`.
 
 The data directory was made by a real start and has one function, which is the template of all
 others. Nothing else has it open meanwhile.
@@ -26,7 +27,8 @@ def an_id(unix_ms: int, number: int) -> str:
 
 
 def fill(data_dir: Path, functions: int, records: int) -> None:
-    """So many functions in all, active and without an instance, and so many records of theirs."""
+    """Adds active functions without instances until there are `functions`, and `records` of theirs.
+    """
     with closing(sqlite3.connect(data_dir / "quiltfn.db", isolation_level=None)) as connection:
         connection.row_factory = sqlite3.Row
         for pragma in ("synchronous = OFF", "cache_size = -1000000", "temp_store = MEMORY"):
@@ -37,7 +39,7 @@ def fill(data_dir: Path, functions: int, records: int) -> None:
 
 
 def add_functions(connection: sqlite3.Connection, count: int) -> list[str]:
-    """Copies of the one that is there; the ids of all."""
+    """Adds copies of the only function; returns the ids of all."""
     function = dict(connection.execute("SELECT * FROM function").fetchone())
     version = dict(connection.execute("SELECT * FROM version").fetchone())
     start, made = time.time_ns() // 1_000_000, []
@@ -68,7 +70,7 @@ def add_records(connection: sqlite3.Connection, functions: list[str], count: int
 
 
 def records(functions: list[str], count: int) -> Iterator[dict[str, Any]]:
-    """One record after the other."""
+    """The rows of the records, oldest first."""
     first_ms, step = int((time.time() - PAST_S) * 1000), PAST_S * 1000 / max(1, count)
     for number in range(count):
         at_ms = first_ms + int(number * step)

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def fill(data_dir: Path, functions: int, records: int) -> None:
-    """A data directory that a server made, filled behind its back."""
+    """Has a server create the data directory, and fills it after the server has ended."""
     print(f"filling {data_dir} …", flush=True)
     with harness.server(data_dir=data_dir) as client:
         harness.deployed(client, name="template", handler="echo hello")
@@ -104,7 +104,9 @@ def last_seeded(client: httpx.Client) -> str:
 
 
 def paths(client: httpx.Client) -> dict[str, str]:
-    """What is read, by name. The last page of functions and a filter that few records pass too."""
+    """The paths that are read, by name; also a page after the last function, and filters that few
+    items pass.
+    """
     some = page(client, f"{LIST}?limit=50")["functions"]
     after = base64.urlsafe_b64encode(f"{'f' * 8}-0000-0000-0000-{'0' * 12}".encode()).decode()
     calls = f"{LIST}/{some[7]['id']}/invocations?limit=50"
@@ -135,7 +137,9 @@ def timed(do: Callable[[], Any]) -> float:
 
 
 def idle_percent(client: httpx.Client, seconds: float = 5.0) -> float:
-    """What the server, its launcher and its sandboxes use while nobody asks anything."""
+    """The CPU time of the server, its launcher and its sandboxes without requests, in percent of a
+    core.
+    """
     pids = harness.tree(int(client.headers["x-launcher-pid"]))
     before = harness.ticks(pids)
     time.sleep(seconds)

@@ -85,7 +85,7 @@ def one_round(client: httpx.Client, shell: str, python: str) -> dict[str, float]
 
 
 def delays(data: bytes) -> Iterator[float]:
-    """Microseconds since each time that an event of this chunk tells."""
+    """Microseconds since each of the times in the events of this chunk."""
     now = time.time_ns()
     for line in data.split(b"\n"):
         if line.startswith(b'data: {"offset"'):

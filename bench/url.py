@@ -98,7 +98,7 @@ def in_turns(
 
 
 def payload_of(client: httpx.Client, function: str, url: bytes) -> str:
-    """What the handler is given by such a request."""
+    """The payload that the handler gets for such a request."""
     base = f"/api/functions/{function}"
     client.put(f"{base}/record-policy", json={"keep_input": "all"}).raise_for_status()
     with opened(client) as connection:

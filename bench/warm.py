@@ -1,5 +1,5 @@
 """Warm shell calls against the bare spawn of the same shell: one caller back to back, one caller at
-a pace, eight callers, and what each costs in CPU time over the whole tree of processes.
+a pace, eight callers, and the CPU time of a call over the whole tree of processes.
 """
 # promise: C10, S1, S2
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def one_round(client: httpx.Client, path: str, seconds: int) -> dict[str, list[float]]:
-    """Row → what the call took and what the floor did."""
+    """Row → the figures of the invocation and of the floor."""
     launcher = int(client.headers["x-launcher-pid"])
     bare, bare_cpu = spawns(400 * seconds)
     before = harness.ticks(harness.tree(launcher))

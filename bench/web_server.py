@@ -1,5 +1,5 @@
-"""An unmodified web server as a function, by its URL, against the same server without us, in turns:
-FastAPI under uvicorn and Express, 32 requests at a time.
+"""An unmodified web server as a function, by its URL, against the same server without quiltfn, in
+turns: FastAPI under uvicorn and Express, 32 requests at a time.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def peer(tree: Path, command: str) -> Iterator[httpx.Client]:
 
 
 def function(client: httpx.Client, name: str, tree: Path, command: str) -> str:
-    """The path of the URL of one instance that gets every call."""
+    """Deploys the server as a function with one instance. Returns the path of its URL."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(tree, arcname=".")

@@ -1,8 +1,9 @@
-"""What the OCI runtime alone costs: `crun run` of a shell in a sandbox with all that ours have.
+"""The time that the OCI runtime alone takes: `crun run` of a shell in a sandbox with all properties
+of the launcher's sandboxes.
 
     crun_run.py COUNT COMMAND [PAUSE_S [ROOT]]   prints COUNT durations in nanoseconds, one a line;
-    with a pause before each, as there is before calls that are paced; in a root file system of the
-    sandbox's own
+    PAUSE_S: a pause before each, as before paced invocations; ROOT: the root file system of a base
+    image, which is used instead of the host image
 
 The configuration is the one that the launcher writes, with the shell in the guest's place.
 """

@@ -39,7 +39,7 @@ int main(int argc, char **argv)
                           "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nContent-Type: application/json"
                           "\r\nContent-Length: 2\r\n\r\n{}",
                           argv[2], argv[1]);
-    sleep(1); // The server has taken all of them by now.
+    sleep(1); // The server has accepted all connections by now.
     long long began = now_us();
     while (answered + full + other < count) {
         long long now = now_us() - began;

@@ -1,6 +1,5 @@
 // A caller that pauses before each call, on one connection: paced PORT PATH COUNT PAUSE_US; prints
-// one duration a line, in ns. In C, because a client of another kind would be a good part of what it
-// measures.
+// one duration a line, in ns. In C, because a slower client would be a large part of the figure.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <stdio.h>
