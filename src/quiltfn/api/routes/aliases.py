@@ -47,8 +47,8 @@ async def set_alias(context: RequestContext[AliasServices]) -> Response:
     that version's weight. rollback_on rolls the other version back automatically if its own
     invocations fail or are slow; rolled_back then says why. Invocations that name no version and no
     alias use the default alias: those by the function's name or URL, queued ones, and those of
-    schedules. An update or rollback of the function moves the default alias to the version that
-    becomes current.
+    schedules. An update or rollback of the function usually moves the default alias to the version
+    that becomes current (see its parameter default_alias).
     """
     body, name = context.body, _name(context)
     if not re.fullmatch(ALIAS, name):

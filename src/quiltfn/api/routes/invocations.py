@@ -113,8 +113,8 @@ async def list_invocation_attempts(context: RequestContext[InvocationServices]) 
 
 
 async def get_invocation_input(context: RequestContext[InvocationServices]) -> Response:
-    """Show the input of an invocation. Inputs of asynchronous invocations are stored with their
-    records, others if the function's record policy says so.
+    """Show the input of an invocation. The function's record policy says which inputs are stored:
+    by default, those of asynchronous invocations.
     """
     async with pages.reserved(context):
         record, given = await context.services.work.input(context.entry(), _invocation_id(context))
