@@ -31,7 +31,8 @@ def arguments(name: str, rounds: int = 5, **more: tuple[Any, str]) -> argparse.N
         shown = "" if default is None else f" (default {default})"
         kind = str if default is None else type(default)
         it.add_argument(f"--{option}", type=kind, default=default, help=about + shown)
-    it.add_argument("--rounds", type=int, default=rounds, help="rounds in turns (default 5)")
+    about = f"rounds in turns (default {rounds})"
+    it.add_argument("--rounds", type=int, default=rounds, help=about)
     it.add_argument("--seconds", type=int, default=2, help="load in each round (default 2)")
     return it.parse_args()
 

@@ -138,7 +138,7 @@ Machines of one description differ, and one machine differs from hour to hour. V
 - **Cold start**: a deployed function without an instance, against `crun run` of a shell in the same sandbox. "100 ms of imports" is a module that takes that long to import.
 - **Base image**: 5,000 files, 120 MB as a tar on loopback, from the beginning of the upload to the first response. Its cold starts are a shell's, in turns with the host image's; `crun run` has the same root.
 - **Cold call of pandas**: after an idle time, a restart, or an invocation that ran out of memory, beside an interpreter that imports pandas from the same files.
-- **Packages**: `quiltfn runtimes add` with pandas and scikit-learn on an empty server, beside `uv pip install` into an empty directory, both from uv's cache. An edit: from the save to the first response of the new version, and its disk space.
+- **Packages**: `quiltfn runtimes add` with pandas and scikit-learn on an empty server, beside `uv pip install` into an empty directory, both from uv's cache. An edit: from the save until invocations use the new version, and its disk space.
 - **Sandboxes made**: none prewarmed, against `crun run`, two at a time.
 - **Herd**: 500 invocations within a tenth of a second of a function without an instance that may have five.
 - **Idle instance**: the memory of its control group or the PSS of its processes, whichever is larger.
