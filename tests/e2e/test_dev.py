@@ -117,8 +117,13 @@ def test_what_a_killed_session_left_is_gone_on_with(shared: Server, app: Path) -
         it.wait_for("watching")
         os.kill(it.process.pid, signal.SIGKILL)
         it.process.wait(scaled(10))
-    (app / "main.py").write_text(PYTHON.replace("WORD", "second"))
-    with dev(shared, app) as it:
+    # The first version of the next session, which has another handler, can't start.
+    (app / "main.py").write_text("1 / 0")
+    with dev(shared, app, "--handler", "main:other") as it:
+        it.wait_for("ZeroDivisionError")
+        (app / "main.py").write_text(
+            PYTHON + PYTHON.replace("WORD", "second").replace("handler", "other")
+        )
         it.wait_for("second None")
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
 

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -225,29 +225,20 @@ class DevFunction:
             **runtime_files.upload(self._at, source).fields,
         )
         self._has_runtime = True
-        handler, environment = options.handler or MAIN, pairs_of("--env", options.env)
+        # All of it in each update: one that cannot start leaves the version of a killed session.
+        fields = {
+            "handler": options.handler or MAIN,
+            "runtime": self._name,
+            "environment": pairs_of("--env", options.env),
+            **keeping_state(self._is_server),
+        }
         if self._function is None:
             self._function = self._left_over()
-            if self._function is not None:
-                # If this version cannot start, nothing is shown: another update follows below.
-                with suppress(FunctionFailed):
-                    client.functions.update(
-                        self._function,
-                        handler=handler,
-                        environment=environment,
-                        **keeping_state(self._is_server),
-                    )
         if self._function is None:
-            created = client.functions.create(
-                name=self._name,
-                handler=handler,
-                runtime=self._name,
-                environment=environment,
-                **keeping_state(self._is_server),
-            )
+            created = client.functions.create(name=self._name, **fields)
             self._function = created.function_id
             return client.functions.deploy(self._function)
-        function = client.functions.update(self._function, runtime=self._name)
+        function = client.functions.update(self._function, **fields)
         if function.state != "active":
             function = client.functions.deploy(self._function)
         return function

@@ -257,6 +257,9 @@ Mib = Annotated[float, about("MiB", 12.5)]
 FunctionId = Annotated[str, about("the function's id", "01999999-0000-7000-8000-000000000001")]
 TenantId = Annotated[str, about("the tenant that owns it", "default")]
 NodeId = Annotated[str, about("the node that runs it", "node-1")]
+OwnerNodeId = Annotated[
+    str, about("the node that keeps its min_instances and finishes its deployments", "node-1")
+]
 State = Annotated[str, about("pending, deploying, active, paused or error", "active")]
 InvocationCount = Annotated[int, about("number of invocations", 3)]
 ErrorCount = Annotated[
@@ -282,7 +285,7 @@ DestinationAddress = Annotated[str, about("an IPv4 or IPv6 address", "169.254.16
 DestinationPort = Annotated[int, about("a port", 80)]
 DestinationProtocol = Annotated[str, about("tcp or udp", "tcp")]
 OperationId = Annotated[str, about("the operation's id", "01999999-0000-7000-8000-000000000001")]
-OperationType = Annotated[str, about("kind of change", "pool_target")]
+OperationType = Annotated[str, about("kind of change", "elasticity.function_pool_target")]
 ActionId = Annotated[str, about("the caller's name for the action", "action-17")]
 OperationStatus = Annotated[str, about("running, succeeded or failed", "succeeded")]
 ReasonCode = Annotated[str, about("code of why it failed or what it repeats, or null", None)]
@@ -352,7 +355,7 @@ class Function(Struct, kw_only=True, frozen=True):
     id: FunctionId
     tenant_id: TenantId
     cluster_id: ClusterId | None
-    owner_node_id: NodeId
+    owner_node_id: OwnerNodeId
     name: FunctionName
     description: Description | None
     handler: Handler
@@ -387,7 +390,7 @@ class FunctionSummary(Struct, kw_only=True, frozen=True):
     id: FunctionId
     tenant_id: TenantId
     cluster_id: ClusterId | None
-    owner_node_id: NodeId
+    owner_node_id: OwnerNodeId
     name: FunctionName
     description: Description | None
     runtime: RuntimeOfFunction

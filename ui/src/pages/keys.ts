@@ -269,7 +269,9 @@ export default function Keys() {
       ? html`
         <div class="card empty teach">
           <h2>No keys yet</h2>
-          <p>Until there is one, everybody who reaches this server may do everything.</p>
+          ${known.me.needs_credential
+            ? null
+            : html`<p>Until there is one, everybody who reaches this server may do everything.</p>`}
         </div>
       `
       : !problem.value && html`<${Waiting} />`}

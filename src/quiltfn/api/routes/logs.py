@@ -147,7 +147,7 @@ TAIL = Parameter(
 BEGIN = Parameter(
     name="offset",
     about="start after the event with this id; with stream, after this many bytes of it",
-    schema={"type": "string", "pattern": "^[0-9]{1,15}(-[0-9]{1,15})?$"},
+    schema={"type": "string", "pattern": "^[0-9]{1,15}(-[0-9]{1,15}(-[0-9]{1,9})?)?$"},
 )
 ROUTES = [
     Route(
