@@ -27,7 +27,9 @@ def an_id(unix_ms: int, number: int) -> str:
 
 
 def fill(data_dir: Path, functions: int, records: int) -> None:
-    """Adds active functions without instances until there are `functions`, and `records` of theirs."""
+    """Adds active functions until there are `functions`, without instances, and `records` of
+    theirs.
+    """
     with closing(sqlite3.connect(data_dir / "quiltfn.db", isolation_level=None)) as connection:
         connection.row_factory = sqlite3.Row
         for pragma in ("synchronous = OFF", "cache_size = -1000000", "temp_store = MEMORY"):

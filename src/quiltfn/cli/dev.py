@@ -24,7 +24,6 @@ from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
     ApiError,
     Function,
-    FunctionFailed,
     Invocation,
 )
 from quiltfn.wire import Kind, Network

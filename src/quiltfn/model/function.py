@@ -45,8 +45,8 @@ DESCRIPTIONS: Mapping[FunctionState, str] = {
     S.PENDING: "It was created but never deployed; invocations are refused (409).",
     S.DEPLOYING: "Its first instances are starting; until they are ready, invocations get 409.",
     S.ACTIVE: "It runs invocations with its current version.",
-    S.PAUSED: "It has no instances. Synchronous invocations are refused (409), asynchronous ones are queued; "
-    "running ones may finish.",
+    S.PAUSED: "It has no instances. Synchronous invocations are refused (409), asynchronous ones "
+    "wait; running ones may finish.",
     S.ERROR: "Its deployment failed; error_message says why. A deploy tries again.",
     S.DELETED: "It no longer exists (404); running invocations are cancelled after 5 s.",
 }
