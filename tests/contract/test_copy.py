@@ -33,8 +33,8 @@ from timeouts import scaled
 pytestmark = promise("D40")
 
 TABLES = [one for one in tables.metadata.sorted_tables if one not in NOT_COPIED]
-# One row for each kind of value of a column. PostgreSQL's text, or quiltfn's escape of it, could
-# lose NUL and U+001A.
+# The values of one row each, by the kind of the column. PostgreSQL's text, or quiltfn's escape of
+# it, could lose NUL and U+001A.
 SAMPLES: list[dict[Kind, Any]] = [
     {
         Kind.TEXT: "\0 \x1a \x1a0 \\N \t\r\n é 🧵 \u200b",
@@ -168,7 +168,7 @@ def test_what_was_copied_is_served_from(url, tmp_path):
 
 
 class Altered(SqliteFile):
-    """A source or target of a copy that alters rows."""
+    """A target of a copy that alters the rows of the table `audit` that it gets."""
 
     def __init__(self, connection: sqlite3.Connection, how: str) -> None:
         super().__init__(connection)
@@ -231,7 +231,7 @@ def test_a_source_that_is_in_use_or_not_stopped_in_order_is_refused(filled, url,
 
 
 def a_line() -> bytes:
-    """A line of a spool, which has a record."""
+    """A spool's line with one record."""
     return to_line(a_call(a_function()))
 
 
@@ -405,7 +405,7 @@ def test_a_database_that_goes_in_the_middle_of_a_copy_is_told_of(large, url):
 
 
 class Full(SqliteFile):
-    """A target whose disk is full after the first row."""
+    """A target whose disk is full at the first row."""
 
     def fill(self, _table: Table, rows: Iterable[Row]) -> None:
         for _ in rows:

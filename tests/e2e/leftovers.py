@@ -104,8 +104,8 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
             if "\nPPid:\t2\n" in status:
                 continue  # a kernel thread
             real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
-            # A control group has the id of the server of its processes, so groups are only read if
-            # ids are given.
+            # The path of a control group contains the id of the server that its processes belong
+            # to, so these paths are only read if ids are given.
             groups = _text(f"/proc/{pid}/cgroup") if ids else ""
             server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids
@@ -119,7 +119,9 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
 
 
 def _server_of(uid: int) -> str | None:
-    """The server that last used this block of uids for its sandboxes; None for any other uid."""
+    """The server that last used the uid's block for its sandboxes; None if there is none, or if it
+    is not a uid of a sandbox.
+    """
     if uid not in UIDS or uid in SERVER_UIDS:
         return None
     with contextlib.suppress(OSError):

@@ -138,7 +138,7 @@ class Dispatcher:
         unsure = [backlog for backlog in self._backlogs.values() if backlog.is_uncertain]
         if unsure:
             known = {one for backlog in unsure for one in backlog.running}
-            await self.journal.synced()  # after this, the store has no ended work as claimed
+            await self.journal.synced()  # after this, no ended work is still claimed in the store
             for backlog in unsure:
                 await self._claims.make_sure(backlog, known | backlog.running)
 
@@ -159,7 +159,7 @@ class Dispatcher:
         self.tick()
 
     async def join(self) -> None:
-        """Wait until the attempts in progress are over: after the pools were closed."""
+        """Wait until the attempts in progress are over. Call it after the pools were closed."""
         await self._tasks.join()
         await self._retries.aclose()  # the retries are in the store, and no attempt begins any more
 
@@ -390,8 +390,8 @@ class Dispatcher:
         return True
 
     def _hold_back(self, backlog: Backlog) -> None:
-        """Keep due work waiting: until tomorrow if the tenant has used up its daily quota, or until
-        an operator enables a disabled tenant.
+        """Keep due work waiting while its tenant may run nothing: until tomorrow if its daily quota
+        is used up, or until an operator enables it or raises its limit of 0 invocations in flight.
         """
         if backlog.held:
             self._put_back_soon(backlog, self._claims.take_all(backlog))
@@ -542,7 +542,7 @@ class Dispatcher:
         if self._is_stopping:
             return
         known = {*backlog.running}
-        await self.journal.synced()  # after this, the store has no ended work as claimed
+        await self.journal.synced()  # after this, no ended work is still claimed in the store
         if backlog.claim is not None or backlog.returning or self._is_stopping:
             await asyncio.sleep(SETTLE_AFTER_S)
         else:
@@ -556,8 +556,8 @@ class Dispatcher:
             self.invoker.ended_unrun(entry, record)
 
     def _put_back_soon(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
-        """Like `_put_back`, in the background. Until it succeeds, only `returning` shows that the
-        function has work.
+        """Like `_put_back`, in the background. Until it ends, only `returning` shows that the
+        function has this work.
         """
         backlog.returning += 1
         self._tasks.spawn(self._put_back_taken(backlog, works))

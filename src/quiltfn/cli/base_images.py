@@ -98,8 +98,9 @@ def compressed(archive: Path, made: Path) -> Path:
 def archive_of(
     reference: str, made: Path, registry: Registry, processor: Callable[[], str]
 ) -> Path:
-    """The archive of an image: an archive or an OCI layout by its path, or the result of copying it
-    into `made` with skopeo. `processor`: the image's CPU architecture. Raises `BadParameter`.
+    """The path of an image's archive: `reference` if it is an archive's path, otherwise `made`. If
+    `reference` is the path of an OCI layout, the layout is packed into `made`; otherwise skopeo
+    copies the image there. `processor`: the image's CPU architecture. Raises `BadParameter`.
     """
     path = Path(reference)
     if path.is_file():

@@ -1,7 +1,8 @@
 """Completion: the script for the shell, and the command's suggestions.
 
 The shell runs the command itself, with the line so far in its environment (argcomplete). Only the
-part of the command tree that this line needs is built, so that one module is loaded.
+part of the command tree that this line needs is built. So, once the line has a command, only that
+command's module is loaded.
 """
 
 import argparse
@@ -152,7 +153,7 @@ def names(noun: str, prefix: str, said: argparse.Namespace) -> list[str]:
         with suppress(Exception):
             found.extend(_known(noun, prefix, vars(said)))
 
-    # The thread is abandoned after the timeout: the process ends with its suggestions.
+    # The thread is abandoned after the timeout: the process ends once the suggestions are printed.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SERVER_TIMEOUT_S)

@@ -60,7 +60,7 @@ def _yaml(body: bytes) -> str:
     import yaml  # noqa: PLC0415 — for YAML alone
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # which has no types
-        """Escapes characters that end a line or a file in YAML, but not in JSON."""
+        """Escapes line breaks and byte order marks of YAML that are ordinary characters in JSON."""
 
         def represent_text(self, text: str) -> Any:
             style = '"' if UNPLAIN & set(text) else None

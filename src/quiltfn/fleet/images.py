@@ -115,7 +115,7 @@ class FleetImages:
             except ImageUnavailable as error:
                 return _refused(str(error), 503)
             return Response(status=204)
-        # Before the head is sent, since a node that sends nothing after it counts as dead.
+        # Waits before it sends the head: a node that then sends nothing more counts as dead.
         await self._sending.acquire()
         if request.method != "GET" or not self._images.hold(digest):
             self._sending.release()

@@ -103,8 +103,8 @@ bool runner_ask(const struct call *call)
 }
 
 // Creates the streams of the next invocation of a runner that forks, if there are none yet. If
-// invocations shared a pipe, one could affect the next one through settings of the pipe: its owner,
-// the process that gets signals when it is read, its size, flags and times.
+// invocations shared a pipe, one could affect the next one through settings of the pipe: its size,
+// flags, times and owner, and which process gets signals when it is read.
 bool runner_open_streams(void)
 {
     if (!runner.forks || runner.given[0] >= 0)
@@ -169,7 +169,7 @@ void runner_send(void)
     }
 }
 
-// Whether the runner has read all data sent to it. It would take unread data for the next
+// Whether the runner has read all data sent to it. It would mistake unread data for the next
 // invocation.
 bool runner_has_read(void)
 {
@@ -225,8 +225,8 @@ static char *runner_line(unsigned *reads)
 }
 
 // Passes on the result that follows `done`, as far as it has arrived, beginning with the bytes that
-// were read together with that line. They count as output of descriptor 1 if that is the result
-// too, or if results have no separate limit.
+// were read together with that line. The result counts as output of descriptor 1 if standard output
+// is the result too, or if results have no separate limit.
 static void runner_result(struct stream streams[3], uint64_t nonce)
 {
     bool together = streams[0].kind == 'T' || !result_has_limit;

@@ -33,8 +33,9 @@ void could_not(const char *step, const char *name, int error)
 
 // When memory runs out, the kernel must kill handlers, not pid 1. A process inherits its parent's
 // score, so pid 1 takes the handlers' score while it starts one. Writing to the child's own file
-// would make the kernel create and free four objects under /proc for every invocation. During the
-// start the kernel could only kill pid 1, since it skips the child of a vfork.
+// would make the kernel create and free four objects under /proc for every invocation. The higher
+// score of pid 1 does no harm meanwhile: until the child's execve, the kernel could only kill pid 1
+// anyway, since it skips the child of a vfork.
 static const char *oom_score_adj;
 static char own_oom_score[16];
 static int oom_score_fd = -1;

@@ -1,6 +1,6 @@
 """Reads the contents of an image: its files, sorted by path, and its packages.
 
-The uploader of an image chose every name and byte in it. So this module opens only regular files,
+The uploader of an image chose every name and byte in it. So this module reads only regular files,
 and follows no links, except in the search for a program, where it resolves them itself, inside the
 image. Of descriptions of packages it reads only the beginning.
 """
@@ -104,8 +104,9 @@ def _opened(root: Path, parts: list[str]) -> int | None:
 
 
 def program_of(root: Path, names: Sequence[str], path: str) -> str | None:
-    """Finds the first program with one of the `names` in the directories of `path`, a PATH, of a
-    root file system; None if there is none. Follows links inside it. Blocks.
+    """Finds the first program with one of the `names` in a root file system, in the directories
+    that `path`, a value of PATH, lists; None if there is none. Follows links inside the file
+    system. Blocks.
     """
     found = _program(root, names, path)
     return None if found is None else found[0]

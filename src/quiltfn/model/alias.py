@@ -55,8 +55,9 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
     def after_update(self, version: int, same_code: int | None = None) -> "Alias":
         """The alias after an update: the default alias moves to the new version. `same_code`: the
-        previous version, if the new one has the same code. Then a default alias stays if it sends
-        some invocations to other versions, which are not meant to get this code.
+        previous version, if the new one has the same code. The default alias then stays as it is if
+        it sends some invocations to other versions: those invocations are not meant to run this
+        code.
         """
         is_elsewhere = same_code is not None and self.versions != (same_code,)
         return self.pointing_to(version) if self.is_default and not is_elsewhere else self

@@ -1,9 +1,10 @@
 """Decides which variables an invocation may set if its key has no write scope.
 
 A key with write scope can run any code as the function anyway. A key that may only invoke must not
-run code: but variables that a shell, a loader or an interpreter reads can contain code, and an
-address in one of the function's variables decides where its secrets are sent. So such an invocation
-may set only variables that the function leaves open, except those that make programs run code.
+run code of its own. But variables that a shell, a loader or an interpreter reads can contain code,
+and an address in one of the function's variables decides where its secrets are sent. So such an
+invocation may set only variables that the function leaves open, except those that make programs run
+code.
 """
 
 from collections.abc import Mapping

@@ -6,8 +6,9 @@ the hand-over to the instance until the server noticed the handler's end. record
 records of the invocation.
 
 The host cannot see when the guest starts an invocation, so `ran` includes the transfer to the
-guest. Each phase begins at the end of the one before it. So the phases add up to the time from the
-acceptance of the request to the end of writing its record.
+guest. Each phase begins at the end of the one before it, except that the first record is written
+before `ran`. So the phases add up to the time from the acceptance of the request to the end of
+writing its second record.
 """
 
 import msgspec

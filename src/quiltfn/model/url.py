@@ -72,7 +72,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 class Cors(msgspec.Struct, frozen=True, kw_only=True):
     """Which pages of other origins may send requests and read the responses (WHATWG Fetch, 3.2).
 
-    If `allow_methods` or `allow_headers` is empty, everything that the page requests is allowed.
+    If `allow_methods` is empty, every method is allowed; if `allow_headers` is empty, every header.
     """
 
     allow_origins: Sequence[str] = (ANY_ORIGIN,)

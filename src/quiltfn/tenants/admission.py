@@ -1,9 +1,9 @@
 """Per-tenant limits: functions, invocations in flight, and, if configured, invocations per second
 and GB-seconds per day.
 
-All limits except that of functions apply to invocations only, so a tenant that has reached a limit
-can still pause, scale or delete the function that causes this. In a fleet, limits apply to all
-nodes together.
+All these limits except that of functions apply to invocations only, so a tenant that has reached
+one can still pause, scale or delete the function that causes this. In a fleet, limits apply to all
+nodes together. The limit on the size of images is only looked up here.
 """
 
 from collections import defaultdict

@@ -21,7 +21,7 @@ def ignore(_address: object, _error: OSError) -> None:
 
 
 def receive_buffer() -> memoryview:
-    """The buffer that all `TlsReceiver`s of one event loop share."""
+    """A new buffer, which any number of `TlsReceiver`s of one event loop can share."""
     return memoryview(bytearray(RECEIVE_BYTES))
 
 

@@ -32,7 +32,8 @@ T = TypeVar("T", bound=Struct)
 LABEL = "project:"
 # The alias that a canary uses, and the field of the step that makes it the default alias.
 LIVE, DEFAULT = "live", "default"
-# Fields of a runtime that follow from its files. The other fields are compared one by one.
+# Fields of a runtime that follow from its files and settings, and `shared`, which a project cannot
+# set. The other fields are compared one by one.
 FROM_FILES = ("name", "image", "base_image", "packages", "packages_key", "environment", "shared")
 RUNTIME_SETTINGS = [one for one in fields_of(NewRuntime) if one not in FROM_FILES]
 
@@ -68,8 +69,8 @@ class FieldChange(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """`name`: of the runtime or schedule, otherwise of the function. `function`: the function that
-    it belongs to.
+    """`name`: of the runtime, schedule or alias, otherwise of the function. `function`: the
+    function that it belongs to.
     """
 
     verb: Verb
@@ -236,7 +237,9 @@ def _serving(wanted: DesiredFunction, found: CurrentState) -> Iterator[Step]:
 def _named(
     wanted: DesiredState, name: str, found: CurrentState, *, is_updated: bool
 ) -> Iterator[Step]:
-    """Create a missing default alias, which keeps invocations on the current version."""
+    """For a canary, create the default alias, which keeps invocations on the current version, or
+    make an existing alias LIVE the default.
+    """
     there = found.functions.get(name)
     if wanted.canary is None:
         return

@@ -39,7 +39,7 @@ class Unstorable(Exception):
 
 
 class Database:
-    """Transactions; only one at a time writes, in any process.
+    """Transactions. At any time, at most one transaction writes, in all processes together.
 
     So data that a write has read stays unchanged until its end, and changes have an order.
     Databases block and an event loop must not, so one thread writes and one thread reads, each with
@@ -221,8 +221,8 @@ class Database:
 
 
 class Quickly(Protocol):
-    """Runs statements, each in its own transaction, without waiting behind records. Raises
-    `StoreUnavailable`.
+    """Runs statements, each in its own transaction, which never wait for records that are being
+    stored. Raises `StoreUnavailable`.
     """
 
     def __call__(self, work: Callable[[Connection], T], /) -> Awaitable[T]: ...

@@ -63,7 +63,9 @@ const CALLERS = {
   webhook: "webhook: who can sign",
 };
 
-/** The request body of a draft: a masked secret is left out, which keeps it. */
+/** The draft with the URL's present rules. The secret is null, which keeps the stored one, since
+ * the response has it masked.
+ */
 function rulesOf(url: FunctionUrl): NewFunctionUrl {
   const { path: _path, host: _host, refused: _refused, last_refused_at: _last, ...more } = url;
   const { webhook, ...rules } = more;
