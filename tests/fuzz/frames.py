@@ -29,7 +29,7 @@ MOST_KEPT = {"session": 110, "shell": 55}
 MOST_KEPT_OF_OTHERS = 18
 # Messages of a runner, from which the fuzzers build inputs.
 WORDS = [b"ready ", b"result stdout\n", b"refused ", b"done 1 exited 0", b"done 2 ", b"killed 9"]
-WORDS += [b" 65536", b"\n"]
+WORDS += [b" 65536", b"\n", b"forks ahead\n"]
 OF_A_FUZZER = re.compile(r"[0-9a-f]{40}")
 
 

@@ -610,6 +610,7 @@ static bool next_event(void)
         case 24: set_signals(next_byte()); break;
         case 25: put_text_line("result stdout\n"); break;
         case 27: world.silent = true; break;
+        case 28: put_text_line("forks ahead\n"); break;
         case 26: world.flooded = next_byte(), world.flood_left = FLOOD; break;
         default: break;
         }

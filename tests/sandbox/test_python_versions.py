@@ -155,9 +155,13 @@ CASES = [
 def test_it_runs_in_what_it_says(tmp_path: Path, version: str, keep: bool, case: Case) -> None:
     python, minor = interpreter(version), version.partition(".")[2]
     with started(python, tmp_path, case.handler, keep=keep) as runner:
+        if not keep:
+            assert runner.line() == "forks ahead"
         assert runner.line() == "result stdout"
         assert runner.line() == ("ready keep" if keep else "ready fork")
         for number in (1, 2):
+            if number == 2 and not keep:
+                runner.control.sendall(b"ahead".ljust(63) + b"\n")
             wanted = case.result.format(number=number, minor=minor).encode()
             assert runner.call(number, case.payload) == (case.end, wanted)
     log = (tmp_path / "log").read_text()

@@ -11,6 +11,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from quiltfn.guest.wire import (
     encode_prepare,
 )
 from sandbox.bare_guest import BareGuest, Outcome, build_guest
+from sandbox.test_prefork import within
 from timeouts import scaled
 
 pytestmark = [
@@ -487,7 +489,46 @@ def test_a_prepared_interpreter_becomes_what_it_is_told(bare_guest: BareGuest, a
 def test_a_useless_prepared_interpreter_is_replaced(bare_guest: BareGuest, app: Path) -> None:
     assert prepared(bare_guest, app, WHERE, RESIDENT | FRESH) == Specialised(0, "fork")
     assert json.loads(bare_guest.call().stdout) == ["/usr", None, "2"]
-    assert len(bare_guest.processes()) == 2
+    until(lambda: len(bare_guest.processes()) == 3)  # the guest, the runner, and a fork ahead
+
+
+OWN = "import os, random\ndef handler(): return [os.getpid(), random.random()]"
+
+
+def test_the_process_of_a_call_is_forked_before_it_comes(bare_guest: BareGuest, app: Path) -> None:
+    """It serves one call, with random numbers of its own. An idle instance has none."""
+    numbers = set()
+    assert python(bare_guest, app, OWN) == Specialised(0, "fork")
+    for _ in range(4):
+        (ahead,) = map(within, until(lambda: forks_of(bare_guest)[1:]))
+        pid, number = json.loads(bare_guest.call().stdout)
+        assert pid == ahead
+        numbers.add(number)
+    assert len(numbers) == 4
+    until(lambda: len(forks_of(bare_guest)) == 1, 10)
+    assert json.loads(bare_guest.call().stdout)[1] not in numbers
+
+
+def test_a_fork_that_has_ended_before_its_call_is_replaced(
+    bare_guest: BareGuest, app: Path
+) -> None:
+    assert python(bare_guest, app, OWN) == Specialised(0, "fork")
+    for _ in range(3):
+        (ahead,) = until(lambda: forks_of(bare_guest)[1:])
+        number = within(ahead)
+        os.kill(ahead, signal.SIGKILL)
+        until(partial(is_zombie, ahead))
+        answer = bare_guest.call()
+        assert (answer.stderr, json.loads(answer.stdout)[0] != number) == (b"", True)
+
+
+def is_zombie(pid: int) -> bool:
+    return ") Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+def forks_of(bare_guest: BareGuest) -> list[int]:
+    """The runner and its forks."""
+    return sorted(bare_guest.processes())[1:]
 
 
 def test_a_prepared_interpreter_that_died_shows_when_it_is_wanted(bare_guest: BareGuest) -> None:

@@ -260,6 +260,7 @@ static void serve_by_runner(struct call *call)
     if (!stays)
         runner_close();
     finish(call->nonce, !stays);
+    runner_go_ahead();
     // If this fails, the next invocation tries again and reports the reason.
     if (!runner_open_streams())
         could_not(NULL, "", 0);

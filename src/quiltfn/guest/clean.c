@@ -5,7 +5,6 @@
 #include "clean.h"
 #include "protocol.h"
 
-#include <string.h>
 #include <sys/ipc.h>
 #include <sys/mount.h>
 #include <sys/msg.h>
@@ -13,17 +12,6 @@
 #include <sys/shm.h>
 #include <sys/statfs.h>
 #include <unistd.h>
-
-// Missing in the headers of some older distributions; the numbers are part of the kernel's ABI.
-#ifndef SHM_STAT_ANY
-#define SHM_STAT_ANY 15
-#endif
-#ifndef SEM_STAT_ANY
-#define SEM_STAT_ANY 20
-#endif
-#ifndef MSG_STAT_ANY
-#define MSG_STAT_ANY 13
-#endif
 
 const char *tmp_options, *shm_options;
 // Further file systems that handlers may write to, like /tmp; the last entry is NULL.
@@ -58,13 +46,10 @@ union semun {
 // How many System V objects exist, and the highest index in use of each kind.
 unsigned long count_sysv(int highest[3])
 {
-    struct shm_info shm;
-    struct seminfo sem;
-    struct msginfo msg;
     // Some kernels fill in only a part of a structure.
-    memset(&shm, 0, sizeof shm);
-    memset(&sem, 0, sizeof sem);
-    memset(&msg, 0, sizeof msg);
+    struct shm_info shm = {0};
+    struct seminfo sem = {0};
+    struct msginfo msg = {0};
     highest[0] = shmctl(0, SHM_INFO, (struct shmid_ds *)(void *)&shm);
     highest[1] = semctl(0, 0, SEM_INFO, (union semun){.info = &sem});
     highest[2] = msgctl(0, MSG_INFO, (struct msqid_ds *)(void *)&msg);

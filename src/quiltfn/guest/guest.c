@@ -111,6 +111,7 @@ static void specialise(size_t length)
     for (size_t i = 0; i < sizeof out.bytes; i += 4096)
         ((volatile unsigned char *)out.bytes)[i] = 0;
     special.ready = true;
+    runner_go_ahead();
     prefork_start();
 }
 

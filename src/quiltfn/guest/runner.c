@@ -149,6 +149,14 @@ void runner_close_streams(struct stream *log, uint64_t nonce)
     close_all(runner.given);
 }
 
+void runner_go_ahead(void)
+{
+    static const char line[ASK_HEAD + 1] =
+        "ahead                                                          \n";
+    if (runner.forks_ahead)
+        send(runner.control, line, ASK_HEAD, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 // Sends as much as the runner's socket accepts now.
 void runner_send(void)
 {
@@ -353,8 +361,8 @@ size_t runner_last_log(unsigned char *to)
     return n;
 }
 
-// Waits for "ready fork|keep|once [NOTE]" or "refused WHY"; before "ready", "result stdout" may
-// come.
+// Waits for "ready fork|keep|once [NOTE]" or "refused WHY"; before "ready", "result stdout" and
+// "forks ahead" may come.
 static int runner_await(void)
 {
     uint64_t deadline = now_ns() + START_NS;
@@ -383,6 +391,8 @@ static int runner_await(void)
         got_line = line != NULL;
         if (line != NULL && strcmp(line, "result stdout") == 0)
             runner.result_on_stdout = true;
+        if (line != NULL && strcmp(line, "forks ahead") == 0)
+            runner.forks_ahead = true;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
             // Reads output that was written before the line but arrived after the read above.
             runner_keep_start(&runner.out);
@@ -420,7 +430,7 @@ int runner_spawn(void)
 {
     int fds[3] = {-1, -1, -1}, control = -1;
     could_not(NULL, "", 0);
-    runner.forks = runner.result_on_stdout = false;
+    runner.forks = runner.forks_ahead = runner.result_on_stdout = false;
     runner.start_log_used = 0;
     bool fine = runner_open(fds, &control);
     pid_t pid = fine ? start(HANDLER, fds, control, CONTROL, special.argv, special.env) : -1;

@@ -19,7 +19,7 @@ enum { LINE = 512 }; // The maximum length of a line from a runner.
 extern struct runner {
     pid_t pid; // 0: no runner.
     int control, out, log;
-    bool forks;
+    bool forks, forks_ahead;
     bool result_on_stdout; // Its output to descriptor 1 is the result of an invocation.
     char line[LINE]; // The received part of its next line.
     size_t line_used;
@@ -46,6 +46,9 @@ int runner_start(void);
 int runner_load(void);
 void runner_drop(void);
 void runner_close(void);
+
+// Lets a runner fork the process of the next invocation, if it has offered that.
+void runner_go_ahead(void);
 
 // An invocation in a runner. Call these in this order, but runner_has_written after runner_ask.
 unsigned char runner_out_kind(void);

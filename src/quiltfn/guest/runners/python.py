@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterable, Awaitable, Callable
     from types import CodeType, TracebackType
-    from typing import Any
+    from typing import Any, NoReturn
 
 CONTROL, HEAD_BYTES, READ_BYTES = 3, 64, 1 << 16
 # A result of up to this many bytes is sent together with the line that ends the invocation.
@@ -36,6 +36,9 @@ HOME = "/app"
 PACKAGES = "/app/site-packages"
 PR_SET_DUMPABLE, MSG_CMSG_CLOEXEC = 4, 0x40000000
 STREAMS, INT_BYTES = 3, 4
+# A fork that waits for an invocation takes memory, so it ends after this time.
+FORK_RESTS_MS = 2000
+LOADS, DUMPS = json.loads, json.dumps  # as they were before a handler's module could replace them
 CO_VARARGS = 0x04
 # The name of a function in the format of AWS Lambda; only the last two parts have a meaning here.
 ARN = "arn:quiltfn:lambda:local:000000000000:function"
@@ -147,6 +150,11 @@ class Call:
     """An invocation whose head has been read; `rest`: the bytes read after the head."""
 
     def __init__(self, head: bytes, rest: bytes = b"") -> None:
+        self.head = head
+        # Not an invocation yet: the process of the next one may be forked.
+        self.is_ahead = head.startswith(b"ahead")
+        if self.is_ahead:
+            return
         _, number, _timeout_ms, which, variables_bytes, payload_bytes = head.split()
         self.number = number.decode()
         # Whether the variables of the invocation replace those of the version.
@@ -397,48 +405,71 @@ def serve_all(runner: Runner) -> None:
         done(call, code, result)
 
 
-def serve_by_forks(runner: Runner) -> None:
-    """Serves each invocation in a separate fork. This process never runs code of the function after
-    the import, and has no data of an invocation in its memory, which later forks would inherit. An
-    invocation's process cannot read or change this memory (see `harden`). But it can set limits and
-    priority of this process, so the guest compares these after each invocation.
-    """
-    import _signal  # type: ignore[import-not-found]  # the C part of `signal` is enough
-    import _socket
+class Forks:
+    """Serves each invocation in a separate fork. While the function is in use, the fork is made
+    before its invocation arrives.
 
-    control = _socket.socket(fileno=CONTROL)
-    # An invocation can send this process any signal. Signals that the kernel also sends are
-    # discarded. All others are blocked: the guest sees them pending, and ends the sandbox.
-    discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
-    actions = {}
-    for number in discarded:
-        action = _signal.getsignal(number)
-        discard = _signal.SIG_IGN if number == _signal.SIGIO else _signal.SIG_DFL
-        if action is not None and action != discard:
-            actions[number] = _signal.signal(number, discard)
-    rest = _signal.valid_signals() - discarded
-    blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, rest)
-    while True:
-        call, streams = hear(control)
+    The process of this object never runs code of the function after the import, and has no data of
+    an invocation in its memory, which later forks would inherit. An invocation's process cannot
+    read or change this memory (see `harden`). But it can set limits and priority of this process,
+    so the guest compares these after each invocation.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        import _signal  # type: ignore[import-not-found]  # the C part of `signal` is enough
+        import _socket
+
+        self._runner, self._control = runner, _socket.socket(fileno=CONTROL)
+        # The fork that waits for the next invocation, and the socket to it.
+        self._child, self._channel = 0, self._control
+        # An invocation can send this process any signal. Signals that the kernel also sends are
+        # discarded. All others are blocked: the guest sees them pending, and ends the sandbox.
+        discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
+        self._actions = {}
+        for number in discarded:
+            action = _signal.getsignal(number)
+            discard = _signal.SIG_IGN if number == _signal.SIGIO else _signal.SIG_DFL
+            if action is not None and action != discard:
+                self._actions[number] = _signal.signal(number, discard)
+        rest = _signal.valid_signals() - discarded
+        self._blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, rest)
+
+    def serve(self) -> NoReturn:
+        """Serves all invocations."""
+        import select
+
+        calls = select.poll()
+        calls.register(CONTROL, select.POLLIN)
+        while True:
+            if self._child and not calls.poll(FORK_RESTS_MS):
+                self._channel.close()  # ends it
+                os.waitpid(self._child, 0)
+                self._child = 0
+            call, streams = hear(self._control)
+            if call.is_ahead:
+                self._fork_ahead(call)
+            else:
+                self._serve_one(call, streams)
+
+    def _fork_ahead(self, call: Call) -> None:
+        import _socket
+
         reap()
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                take(streams)
-                variables, payload = call.read()
-                os.close(CONTROL)
-                os.setsid()
-                harden(False)
-                for number, action in actions.items():
-                    _signal.signal(number, action)
-                _signal.pthread_sigmask(_signal.SIG_SETMASK, blocked)
-                reseed()
-                code, result = serve_here(runner, call, variables, payload)
-                write(result)
-            finally:
-                os._exit(code)
-        status = os.waitpid(child, 0)[1]
+        self._channel, channel = _socket.socketpair()
+        self._child = os.fork()
+        if self._child == 0:
+            self._channel.close()
+            self._become(call, [], channel)
+        channel.close()
+
+    def _serve_one(self, call: Call, streams: list[int]) -> None:
+        if self._child == 0 or not pass_on(call, streams, self._channel):
+            reap()
+            self._child = os.fork()
+            if self._child == 0:
+                self._become(call, streams)
+        status = os.waitpid(self._child, 0)[1]
+        self._child = 0
         if os.WIFSIGNALED(status):
             say(f"done {call.number} killed {os.WTERMSIG(status)}")
         else:
@@ -446,6 +477,36 @@ def serve_by_forks(runner: Runner) -> None:
         # Closed last, since the guest wakes up when they are closed.
         for descriptor in streams:
             os.close(descriptor)
+
+    def _become(
+        self, call: Call, streams: list[int], channel: _socket.socket | None = None
+    ) -> NoReturn:
+        """In a fork: serves the invocation, or the one that comes by `channel`, and exits."""
+        import _signal
+
+        code = 1
+        try:
+            os.setsid()
+            harden(False)
+            for number, action in self._actions.items():
+                _signal.signal(number, action)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._blocked)
+            reseed()
+            if channel is not None:
+                touch()
+                call, streams = hear(channel)
+                channel.close()
+            take(streams)
+            variables, payload = call.read()
+            os.close(CONTROL)
+            code, result = serve_here(self._runner, call, variables, payload)
+            write(result)
+        finally:
+            os._exit(code)
+
+
+def serve_by_forks(runner: Runner) -> None:
+    Forks(runner).serve()
 
 
 def serve_once(runner: Runner) -> None:
@@ -508,6 +569,29 @@ def reap() -> None:
         return
     print("a process of the previous invocation is still alive", file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def pass_on(call: Call, streams: list[int], channel: _socket.socket) -> bool:
+    """Passes an invocation to the fork that waits for it. Returns False if that has ended."""
+    import _socket
+
+    data = b"".join([one.to_bytes(INT_BYTES, sys.byteorder) for one in streams])
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data)]
+    try:
+        channel.sendmsg([call.head], rights, _socket.MSG_NOSIGNAL)
+    except OSError:
+        return False
+    finally:
+        channel.close()
+    return True
+
+
+def touch() -> None:
+    """Does what each invocation does, so that a fork has its own copies of the memory pages for it
+    before an invocation waits.
+    """
+    LOADS(DUMPS({}, ensure_ascii=False))
+    Context({})
 
 
 def take(streams: list[int]) -> None:
@@ -642,6 +726,7 @@ def main() -> None:
             harden(True)
             gc.collect()
             gc.freeze()
+            say("forks ahead")
             ready("fork")
             serve = serve_by_forks
     except Refused as error:
