@@ -139,7 +139,8 @@ def test_the_longest_output_is_accepted_and_one_byte_more_is_not():
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, wire.DROPPED_MAX + 1, 0, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, wire.DROPPED_MAX + 1, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, 0, wire.DROPPED_MAX + 1)),
-        frame("X", struct.pack("<QIIQQ", 1, 4, 0, 0, 0)),  # too short; no way 4 of ending
+        frame("X", struct.pack("<QIIQQQ", 1, 4, 0, 0, 0, 0)),  # there is no such way of ending
+        frame("X", struct.pack("<QIIQQ", 1, 0, 0, 0, 0)),  # the last number is missing
     ],
 )
 def test_what_no_guest_sends_is_refused(bad):
