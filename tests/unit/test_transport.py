@@ -189,13 +189,12 @@ def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) ->
         connection.sendall(head.encode() + said)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(scaled(5))
-        for _ in range(10):  # reads a part of the body, so that the response is not lost to a reset
+        for _ in range(10):  # reads a part of the body; the end of the connection is then a reset
             connection.recv(65536)
 
     with behaving(refuse) as url, client(url) as at:
-        with pytest.raises((ApiError, ConnectionFailed)) as refused:
+        with pytest.raises(ApiError, match="the body is too long"):
             at.runtimes.upload_image(archive)
-    assert "too long" in str(refused.value) or isinstance(refused.value, ConnectionFailed)
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -248,14 +247,18 @@ def test_silence_is_told_with_its_length() -> None:
         silent.set()
 
 
-def test_a_server_that_has_gone_is_noticed_while_an_answer_is_waited_for() -> None:
+def test_the_kernel_is_asked_to_notice_within_two_minutes_that_a_server_has_gone() -> None:
     with listening() as (port, _):
         there = transport.HttpTransport(f"http://127.0.0.1:{port}", None)
         connection = there._connected()
         asked = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        after_s = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle_s, each_s, probes = [
+            connection.sock.getsockopt(socket.IPPROTO_TCP, option) for option in options
+        ]
         connection.close()
-    assert (asked, after_s) == (1, 60)
+    assert asked == 1
+    assert idle_s + each_s * probes <= 120
 
 
 # --- certificates ------------------------------------------------------------------------------
