@@ -1,4 +1,4 @@
-"""The API's schemas: each field is defined once, and checked as documented."""
+"""The API's schemas: fields are checked as documented, and known to few files."""
 
 from collections.abc import Iterator
 from pathlib import Path
