@@ -404,8 +404,16 @@ def test_an_adopted_function_is_changed_and_stays(shop: Shop) -> None:
     (shop.directory / "quiltfn.toml").write_text(f'project = "shop"\n{exported.stdout}')
     (shop.directory / ".env").write_text("KEY=x\n")
     assert [one["verb"] for one in shop.deploy()["steps"]] == ["deploy"]
+    assert shop.answer("mine") == "old\n"
+    changed = exported.stdout.replace("echo old", "echo new").replace("300", "310")
+    (shop.directory / "quiltfn.toml").write_text(f'project = "shop"\n{changed}')
+    shop.deploy()
+    mine = shop.get("/api/functions/by-name/mine")
+    assert (mine["memory_limit_mb"], mine["environment"]) == (310, {"KEY": "x"})
+    assert shop.answer("mine") == "new\n"
     (shop.directory / "quiltfn.toml").write_text('project = "shop"\n')
     assert shop.deploy()["steps"] == []
+    assert shop.answer("mine") == "new\n"
     assert quiltfn("functions", "delete", "mine", "--yes", env=shop.env).code == 0
 
 
