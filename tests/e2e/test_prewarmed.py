@@ -8,6 +8,7 @@ import pytest
 from e2e import sample_runtimes
 from e2e.server import CRUN, Server, until
 from promises import promise
+from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("R16")]
 
@@ -30,9 +31,13 @@ def test_a_start_from_the_stock_and_a_next_call_start_no_runtime(
 
     server.deploy("echo one")
     filled(server)
-    second, begun = server.create("echo two"), started()
+    stock = set(server.guests().values())
+    second, begun = server.create('[ "$QUILT_PAYLOAD" ] && sleep 60; echo two'), started()
     assert second.deploy()["state"] == "active"
-    assert second.invoke()["stdout"] == "two\n"
+    answer = server.later(second.invoke, "wait")
+    assert server.guest_of("sleep") in stock
+    server.wake()
+    assert answer.result(scaled(20))["stdout"] == "two\n"
     # A replacement for the used sandbox is only created after the invocation.
     assert started() - begun <= 1
     until(lambda: started() == begun + 1)
