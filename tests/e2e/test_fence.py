@@ -45,14 +45,22 @@ def sections(text: str) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-@pytest.fixture(scope="module", params=["cold", "warm"])
+@pytest.fixture(scope="module", params=["first", "later"])
 def inside(shared: Server, request: pytest.FixtureRequest) -> dict[str, str]:
-    function = shared.deploy(PROBE)
-    if request.param == "warm":
-        assert function.invoke()["status"] == "success"
-    record = function.invoke()
-    function.delete()
-    return sections(record["stdout"])
+    """What a handler sees in a sandbox that existed before its function, in the warm stock."""
+
+    def seen_from_the_stock() -> dict[str, str] | None:
+        maps = [Path(f"/proc/{pid}/uid_map") for pid in shared.guests().values()]
+        there = {path.read_text().split()[1] for path in maps}
+        function = shared.deploy(PROBE)
+        if request.param == "later":
+            assert function.invoke()["status"] == "success"
+        record = function.invoke()
+        function.delete()
+        seen = sections(record["stdout"])
+        return seen if seen["uid_map"].split()[1] in there else None
+
+    return until(seen_from_the_stock)
 
 
 @pytest.fixture(scope="module")
