@@ -128,7 +128,10 @@ def test_images_keys_and_settings_of_a_stopped_server_come_back(
     it.
     """
     digest = an_image(server, tmp_path)
-    server.deploy("echo hello", name="kept")
+    kept = server.deploy("echo hello", name="kept")
+    policy = {"max_attempts": 7, "backoff_seconds": {"first": 5.0}}
+    assert server.call("PUT", f"{kept.path}/async-policy", policy).status_code == 200
+    settings = server.call("GET", f"{kept.path}/async-policy").json()
     root = tiny_root.make(tmp_path / "root", {"srv/word": "from the base\n"})
     (root / "etc/mtab").symlink_to("/proc/mounts")
     used, named = (upload(server, tiny_root.packed(root)) for root in (root, (root / "usr")))
@@ -138,6 +141,7 @@ def test_images_keys_and_settings_of_a_stopped_server_come_back(
     body = {"name": "tiny", "kind": "custom", "command": ["/x"], "base_image": named}
     assert server.call("POST", "/api/runtimes", body).status_code == 201
     server.stop()
+    key = quiltfn("keys", "create", *server.key_options).stdout.strip()
     backup(server, tmp_path / "kept", own_process=True)
     images = sorted((digest, used, named))
     with tarfile.open(tmp_path / "kept") as archive:
@@ -151,6 +155,9 @@ def test_images_keys_and_settings_of_a_stopped_server_come_back(
     assert (image / "lib" / "link").readlink() == Path("../run.sh")
     assert sorted(one.name for one in image.parent.iterdir()) == images
     other.start()
+    assert other.call("GET", "/api/functions").status_code == 401
+    other.http.headers["authorization"] = f"Bearer {key}"
+    assert other.call("GET", f"{kept.path}/async-policy").json() == settings
     for name, stdout in (("kept", "hello\n"), ("of-base", "from the base\n")):
         answer = other.call("POST", f"/api/functions/invoke/{name}", {})
         assert answer.json()["stdout"] == stdout
