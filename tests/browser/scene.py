@@ -18,7 +18,7 @@ THUMBNAIL = '''
 import json, sys, time
 
 def handler(event):
-    """Makes a thumbnail; the third picture of an order is broken."""
+    """Makes a thumbnail of a picture."""
     print(f"reading {event['key']}", file=sys.stderr)
     time.sleep(event.get("seconds", 0.012))
     return {"key": event["key"], "width": 320, "height": 240}

@@ -88,7 +88,7 @@ JSON = {"Content-Type": "application/json", "Content-Length": "1000000"}
 TRICKLED = {
     "400, its time is over": ("POST", "/api/functions", JSON, 400),
     "404": ("POST", "/api/nothing", JSON, 404),
-    "404, no function": ("POST", "/api/functions/x/deploy", JSON, 400),
+    "400, no function": ("POST", "/api/functions/x/deploy", JSON, 400),
     "405": ("PATCH", "/api/functions", JSON, 405),
     "200, HEAD": ("HEAD", "/api/functions", JSON, 200),
     "204, OPTIONS": ("OPTIONS", "/api/functions", JSON, 204),
