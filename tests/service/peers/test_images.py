@@ -18,7 +18,7 @@ from quiltfn.fleet import image_fetch
 from quiltfn.fleet import images as fleet_images
 from quiltfn.fleet.image_fetch import ImageUnavailable
 from quiltfn.images import jobs
-from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
+from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Contents
 from quiltfn.ports.peers import PIECE_BYTES, Asker
 from service.peers.image_nodes import MIB, PATIENCE_S, ImageFleet, Node, image_fleet
@@ -464,12 +464,3 @@ async def test_what_is_no_digest_is_refused(fleet: ImageFleet, path: str) -> Non
     request = Request("GET", f"{image_fetch.IMAGES}{path}", {})  # type: ignore[arg-type]
     answer = await fleet["one"].fleet.answer(request, Asker("two", None))
     assert answer.status == 404
-
-
-async def test_room_is_looked_at_before_anything_is_asked_for(fleet: ImageFleet) -> None:
-    """The check that precedes each fetch refuses an image for which there is no room."""
-    node = fleet["one"]
-    node.tenant_images._all_bytes = 1
-    digest = await fleet["two"].put(an_archive())
-    with pytest.raises(CapacityFull):
-        node.tenant_images.check_room(digest)
