@@ -120,4 +120,5 @@ async def test_callers_wait_for_a_disk(server: Harness, monkeypatch: pytest.Monk
             await server.invoke(entry, payload=b"x" * 500)
 
     await asyncio.gather(*(caller() for _ in range(4)))
-    assert most > 2000  # control: the disk was slow enough for the journal to fill
+    # More than 2000, as a control: the disk was slow enough for the journal to fill.
+    assert 2000 < most <= 20_000, most
