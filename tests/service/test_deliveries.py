@@ -38,7 +38,7 @@ from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.ports.work import Input
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqlPolicies, SqlStore, SqlWork, open_sqlite
 from quiltfn.tenants.disabled import DisabledTenants
-from service.faults import failing, held_up, silent
+from service.faults import away, failing, held_up, silent
 from service.platform_harness import open_harness, until
 from service.test_callbacks import ranges_of, receiver
 from sqlite_template import with_schema
@@ -382,7 +382,7 @@ async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -
 
 
 @promise("A46")
-async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(world: World) -> None:
+async def test_410_ends_the_tries_and_a_failed_one_can_be_sent_again(world: World) -> None:
     world.sender.reply = in_turn(410)
     function = await world.function("f", TO_URL)
     async with world.running():
@@ -397,6 +397,19 @@ async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(worl
             await world.deliveries.retry(world.entry(function), delivery_id)
         with pytest.raises(NotFound):
             await world.deliveries.retry(world.entry(function), an_id())
+
+
+@promise("A46")
+async def test_age_ends_the_tries_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "LIFE_S", 0)
+    world.sender.reply = in_turn(500, 500, 200)
+    function = await world.function("f", TO_URL)
+    delivery = await world.sent(function, "failed")
+    assert (delivery.attempts, delivery.http_status) == (1, 500)
+    async with world.running():  # a repeated one has another day
+        await world.deliveries.retry(world.entry(function), delivery.id)
+        delivery = await world.until(function, delivery.id, status="delivered")
+    assert delivery.attempts == 3
 
 
 @promise("A46")
@@ -650,6 +663,25 @@ async def test_a_delivery_is_made_and_noted_once_however_often_the_store_fails(
     with failing(world.kept, step, StoreUnavailable(), StoreUnavailable()):
         delivery = await world.sent(function)
     assert (delivery.attempts, len(world.sender.posts)) == (1, 1)
+
+
+@pytest.mark.parametrize("step", ["claim", "next_due"])
+async def test_what_arrives_while_the_store_is_away_is_sent_once_it_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.01)
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        with away(world.kept, step) as asked:
+            ids = [await world.end_call(function)]
+            await until(lambda: asked.called)
+            ids.append(await world.end_call(function))
+            tried = asked.call_count
+            await until(lambda: asked.call_count > tried + 1)
+        for delivery_id in ids:
+            delivery = await world.until(function, delivery_id, status="delivered")
+            assert delivery.attempts == 1
+    assert sorted(world.sent_ids) == sorted(ids)
 
 
 async def test_ends_are_noticed_after_an_error_while_they_were_committed(world: World) -> None:
