@@ -13,6 +13,7 @@ from standardwebhooks import Webhook as Sender
 
 from promises import promise
 from quiltfn.http_trigger.webhook import (
+    SIGNATURES_MAX,
     STRIPE_FIELDS_MAX,
     TOLERANCE_S,
     is_ambiguous,
@@ -135,6 +136,9 @@ def test_a_sender_that_changes_its_secret_signs_with_both() -> None:
     wrong = "v1," + base64.b64encode(bytes(32)).decode()
     for given_, taken in ((f"{wrong} {right}", True), (f"{wrong} {wrong}", False)):
         headers = STANDARD_HEADERS | {"webhook-signature": given_}
+        assert is_signed(STANDARD, headers, STANDARD_BODY, STANDARD_TIME) is taken
+    for before, taken in ((SIGNATURES_MAX - 1, True), (SIGNATURES_MAX, False)):
+        headers = STANDARD_HEADERS | {"webhook-signature": f"{wrong} " * before + right}
         assert is_signed(STANDARD, headers, STANDARD_BODY, STANDARD_TIME) is taken
     # A signature of another version is not compared: it may not be an HMAC.
     headers = STANDARD_HEADERS | {"webhook-signature": right.replace("v1,", "v1a,")}
