@@ -19,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from msgspec.structs import replace
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
 
 import postgresql
 from contract.stores import (
@@ -226,15 +226,32 @@ async def test_a_wrong_password_is_not_told(cluster: Cluster, tmp_path: Path) ->
     assert "hidden" not in str(refused.value)
 
 
-async def test_an_error_of_the_database_hides_what_was_to_be_stored(store: SqlStore) -> None:
-    def too_large(connection: Connection) -> None:
-        connection.exec_driver_sql("UPDATE node SET epoch = CAST(%s AS integer)", ("secret-1",))
+@pytest.mark.parametrize(
+    ("statement", "raised", "reason"),
+    [
+        ("UPDATE node SET epoch = CAST(%s AS integer)", Unstorable, "SQLSTATE 22P02"),
+        ("SELECT %s FROM nowhere", exc.ProgrammingError, "does not exist"),
+        (
+            "SELECT %s::text, pg_cancel_backend(pg_backend_pid()), pg_sleep(9)",
+            StoreUnavailable,
+            "SQLSTATE 57014",
+        ),
+    ],
+)
+async def test_an_error_of_the_database_hides_what_was_to_be_stored(
+    store: SqlStore, statement: str, raised: type[Exception], reason: str
+) -> None:
+    value = "-".join(("secret", "1"))  # tracebacks have lines of this file
 
-    with pytest.raises(Unstorable, match="SQLSTATE 22P02") as error:
-        await store.database.write(too_large)
-    assert "secret" not in "".join(traceback.format_exception(error.value))
-    assert store.database.problem is None
+    def write(connection: Connection) -> None:
+        connection.exec_driver_sql(statement, (value,))
+
+    with pytest.raises(raised, match=reason) as error:
+        await store.database.write(write)
+    assert value not in "".join(traceback.format_exception(error.value))
+    assert (store.database.problem is None) is (raised is not StoreUnavailable)
     await store.ping()
+    assert store.database.problem is None
 
 
 async def test_read_only_roles_and_databases_are_named(cluster: Cluster, tmp_path: Path) -> None:
