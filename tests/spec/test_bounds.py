@@ -423,6 +423,10 @@ def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Ser
     is_error(longer, "RATE_LIMITED", 429)
     assert api.http.delete(path).status_code == 204
     assert api.http.put(small.path, json=body).status_code == 200
+    # A rollback needs the room of the version that it makes current.
+    assert api.http.put(small.path, json={"handler": "true", "environment": {}}).is_success
+    assert api.http.post("/api/functions", json=body | {"name": "again"}).status_code == 201
+    is_error(api.http.post(f"{small.path}/rollback", json={"version": 2}), "RATE_LIMITED", 429)
 
 
 @promise("A22")
