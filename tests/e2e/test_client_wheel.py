@@ -18,7 +18,7 @@ import pytest
 from e2e import netlab
 from e2e.server import Server, quiltfn, short_dir, watched
 from e2e.test_documents import blocks, fetch, newcomer
-from e2e.test_wheel import ROOT, modules, run
+from e2e.test_wheel import ROOT, run, sources
 from promises import promise
 from quiltfn.cli.root import ON_THIS_MACHINE
 from timeouts import scaled
@@ -116,7 +116,7 @@ def test_it_is_one_wheel_for_every_system_without_the_server(machine: ClientMach
     size = machine.wheel.stat().st_size
     print(f"{machine.wheel.name}: {size / 1000:.0f} kB")
     assert size < 1_000_000
-    assert "quiltfn/sdk/client.py" in modules(machine.wheel)
+    assert "quiltfn/sdk/client.py" in sources(machine.wheel)
     with zipfile.ZipFile(machine.wheel) as archive:
         names = archive.namelist()
     assert {one.split("/")[1].removesuffix(".py") for one in names if "/" in one} >= {"cli", "sdk"}

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.sandbox
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = "quiltfn/guest/bin/guest"
 SHELL_LIBRARY = "quiltfn/guest/bin/shell.so"
+BUILT = ("quiltfn/guest/bin/", "quiltfn/web/", "quiltfn/site/")
 CHECKOUTS_GUEST = ROOT / "src" / GUEST
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
 X86_64, AARCH64 = 62, 183
@@ -112,22 +113,25 @@ def command(away: Path, wheel: Path) -> Path:
     return away / "venv" / "bin" / "quiltfn"
 
 
-def modules(wheel: Path) -> dict[str, bytes]:
-    """The modules in a wheel. The client's wheel and the server's wheel both have the checkout's
-    modules, so installing one over the other at the same version changes nothing.
+def sources(wheel: Path) -> dict[str, bytes]:
+    """The files of the package in a wheel, without those that were built. The client's wheel and
+    the server's wheel both have the checkout's files, so installing one over the other at the same
+    version changes nothing.
     """
     with zipfile.ZipFile(wheel) as archive:
-        names = [one for one in archive.namelist() if one.endswith(".py")]
-        found = {name: archive.read(name) for name in names}
+        names = [one for one in archive.namelist() if one.startswith("quiltfn/")]
+        found = {name: archive.read(name) for name in names if not name.startswith(BUILT)}
     assert len(found) > 50
-    assert found == {name: (ROOT / "src" / name).read_bytes() for name in found}
+    assert "quiltfn/py.typed" in found
+    places = {name: name.replace("quiltfn/operator/packaging", "../packaging") for name in found}
+    assert found == {name: (ROOT / "src" / place).read_bytes() for name, place in places.items()}
     return found
 
 
 def test_a_wheel_is_made_for_its_platform_and_holds_a_static_guest(wheel: Path) -> None:
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     check_guest(wheel, {"x86_64": X86_64, "aarch64": AARCH64}[platform.machine()])
-    assert "quiltfn/server/main.py" in modules(wheel)
+    assert "quiltfn/server/main.py" in sources(wheel)
 
 
 @promise("A51")
