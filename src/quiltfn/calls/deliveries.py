@@ -220,7 +220,6 @@ class Deliveries:
             following = await self._store.next_due(function_id)
         except StoreUnavailable as error:
             self._is_unsure |= isinstance(error, OutcomeUnknown)
-            self._arrived.add(function_id)
             raise
         # Put back at the end of `_due`, so that the next round begins with other functions.
         self._due.pop(function_id, None)
