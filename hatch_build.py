@@ -3,7 +3,8 @@ wheel or an editable install carries them. A wheel carries the documentation as 
 archive both, as they were built.
 
 An editable install compiles it in place. A wheel compiles it elsewhere, for the processor that
-QUILTFN_MACHINE names, and leaves the binary that the checkout runs with alone.
+QUILTFN_MACHINE names, and leaves the binary that the checkout runs with alone. A wheel for this
+machine's processor also carries the static copy of its shell, for others with the same shell.
 """
 
 import os
@@ -81,6 +82,8 @@ class GuestBuildHook(BuildHookInterface[Any]):
             compile_into(directory, root / GUEST, compiler_for(machine))
             for name in PROGRAMS:
                 build_data["force_include"][str(directory / name)] = f"quiltfn/guest/bin/{name}"
+            if machine == platform.machine():
+                self._build_shell(root, build_data["force_include"])
             # What `quiltfn service install` writes.
             for file in (root / "packaging").iterdir():
                 place = f"quiltfn/operator/packaging/{file.name}"
@@ -90,6 +93,15 @@ class GuestBuildHook(BuildHookInterface[Any]):
         # The guest is static, the library asks for what every libc has, and the rest is Python: any
         # Linux of this processor runs it.
         build_data["tag"] = f"py3-none-linux_{machine}"
+
+    def _build_shell(self, root: Path, included: dict[str, str]) -> None:
+        """Without it, shells are forked from the host's own."""
+        found = runpy.run_path(str(root / "shell_build.py"))
+        try:
+            for file in found["build"](root):
+                included[str(file)] = f"quiltfn/guest/bin/{file.name}"
+        except found["BuildFailed"] as error:
+            self.app.display_warning(f"the static shell was not built: {error}")
 
     def _build_dashboard(self, root: Path) -> None:
         """Without it a server runs and says so at /ui. A source archive must have it: who builds a

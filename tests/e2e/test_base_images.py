@@ -131,6 +131,7 @@ HOSTILE: dict[str, list[Entry]] = {
     "the guest is a directory": [directory(".guest")],
     "the runners are a link": [link(".runners", "/usr/bin")],
     "the library of the shell is its own": [file(".runners/shell.so", b"x", mode=0o755)],
+    "the static shell is its own": [file(".runners/dash", b"#!/bin/sh\nexit 0\n", mode=0o755)],
     "resolv.conf is a directory": [directory("etc/resolv.conf")],
     "passwd is a device": [entry("etc/passwd", tarfile.CHRTYPE, devmajor=1, devminor=5)],
 }

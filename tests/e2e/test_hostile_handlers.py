@@ -367,7 +367,8 @@ OVERWRITE = r"""
 import glob, os, time
 end, looked, opened = time.time() + float(os.environ["SECONDS_LONG"]), 0, []
 while time.time() < end:
-    for link in ("/proc/self/exe", *glob.glob("/proc/[0-9]*/exe"), "/.guest", "/proc/1/exe"):
+    links = ["/proc/self/exe", *glob.glob("/proc/[0-9]*/exe"), "/.guest", "/proc/1/exe"]
+    for link in (*links, *glob.glob("/.runners/*")):
         looked += 1
         for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND):
             try:
@@ -379,10 +380,14 @@ os.execv("/bin/sh", ["sh", "-c", f"echo {looked} {len(opened)}"])
 """
 
 
-def guest_digests(server: Server) -> set[str]:
-    """The digests of the guest's program, as seen by each process of a sandbox that still runs."""
+def program_digests(server: Server) -> set[str]:
+    """The digests of the programs of guest and zygote, as seen by each process of a sandbox that
+    still runs.
+    """
     pids = [pid for pids in server.sandbox_pids().values() for pid in pids]
-    found = {oracle.digest(Path(f"/proc/{pid}/root/.guest")) for pid in pids} - {"cannot be read"}
+    roots = [Path(f"/proc/{pid}/root") for pid in pids]
+    names = (".guest", ".runners/dash", ".runners/shell.so")
+    found = {oracle.digest(root / one) for root in roots for one in names} - {"cannot be read"}
     assert found, pids
     return found
 
@@ -392,13 +397,13 @@ def test_no_program_can_be_written_to_while_others_are_started(server: Server) -
     seconds = times(2, 30)
     attack = server.deploy(script(OVERWRITE), environment={"SECONDS_LONG": str(seconds)})
     call = server.later(attack.invoke)
-    starts, before = 0, guest_digests(server)
+    starts, before = 0, program_digests(server)
     while not call.done():
         server.run("exec 3</proc/self/exe; echo $(/proc/self/exe --version 2>&1 | head -c 20)")
         starts += 1
     looked, opened = map(int, call.result()["stdout"].split())
     assert (opened, looked > 100, starts > 1) == (0, True, True)
-    assert guest_digests(server) == before
+    assert program_digests(server) == before
     shebang = "printf '#!/proc/self/exe\\n' >/tmp/x; chmod +x /tmp/x; timeout 1 /tmp/x; echo $?"
     assert int(server.run(shebang)["stdout"]) != 0
     attack.delete()

@@ -128,9 +128,18 @@ def sources(wheel: Path) -> dict[str, bytes]:
     return found
 
 
+def static_shell(wheel: Path) -> set[str]:
+    """The static copy of the shell in a wheel, and its copyright notice."""
+    with zipfile.ZipFile(wheel) as archive:
+        paths = [Path(one) for one in archive.namelist()]
+    return {one.name for one in paths if one.parent == Path(GUEST).parent} - {"guest", "shell.so"}
+
+
 def test_a_wheel_is_made_for_its_platform_and_holds_a_static_guest(wheel: Path) -> None:
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     check_guest(wheel, {"x86_64": X86_64, "aarch64": AARCH64}[platform.machine()])
+    built = {one.name for one in CHECKOUTS_GUEST.parent.glob("dash*")}
+    assert static_shell(wheel) == built
     assert "quiltfn/server/main.py" in sources(wheel)
 
 
@@ -247,6 +256,7 @@ def test_the_wheel_for_arm_holds_a_static_guest_for_arm(away: Path) -> None:
     wheel = build(away / "foreign", "aarch64")
     assert wheel.name.endswith("-py3-none-linux_aarch64.whl")
     check_guest(wheel, AARCH64)
+    assert static_shell(wheel) == set()
 
 
 def test_words_that_make_no_sense_build_nothing() -> None:

@@ -49,6 +49,7 @@ if "--bundle" in sys.argv and lacks:
             if one["type"] == "tmpfs":
                 one["options"] = [o.replace("=512m", "=700m") for o in one["options"]]
     if lacks == "another uid for handlers":
+        it["process"]["args"][4] = "shell=/.runners/shell.so"
         for inside, outside in (("/.guest", {guest!r}), ("/.runners/shell.so", {library!r})):
             it["mounts"].append({{"destination": inside, "type": "bind", "source": outside,
                                  "options": ["bind", "ro", "nosuid", "nodev"]}})

@@ -65,8 +65,8 @@ static bool has_program(void)
     return special.argv[0] != NULL;
 }
 
-// The zygote is started with nothing of the version but the program and the room for its line; before
-// there is a version, with room for most.
+// The zygote is started with nothing of the version but the room for its line; before there is a
+// version, with room for most.
 static void judge_start(char **argv, char **env)
 {
     bool prepared = !special.ready;
@@ -74,9 +74,9 @@ static void judge_start(char **argv, char **env)
     room = room < 1023 ? 1023 : room;
     check(forks.wanted && (prepared || special.shell), "a zygote is started where none is wanted");
     check(place_of(forks.pid) < 0, "a second zygote is started");
-    check(strcmp(argv[0], prepared ? "/bin/sh" : special.argv[0]) == 0 &&
-              strcmp(argv[1], "-c") == 0 && argv[3] == NULL && strlen(argv[2]) == room &&
-              strspn(argv[2], "#") == room,
+    check(argv[4] == NULL && strlen(argv[3]) == room && strspn(argv[3], "#") == room &&
+              strcmp(argv[0], "/bin/sh") == 0 && strcmp(argv[1], "/bin/sh") == 0 &&
+              strcmp(argv[2], "-c") == 0,
           "a zygote has another command line");
     check(strcmp(env[0], "LD_PRELOAD=/x.so") == 0 && env[1] == NULL, "a zygote has other variables");
     for (size_t i = 0; i < special.env_count && !prepared; i++)
@@ -522,7 +522,7 @@ static void begin_again(void)
     in.patience = 0;
     out.used = out.open = 0;
     out.stream = 0;
-    shell_library = NULL;
+    zygote_file = NULL;
     zygote.pid = 0;
     zygote.control = -1;
     zygote.unfit = zygote.told = false;

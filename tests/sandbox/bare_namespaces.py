@@ -21,9 +21,14 @@ SANITIZER = {
     "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
     "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
 }
-SHELL_LIBRARY = f"{os.path.dirname(__file__)}/../../src/quiltfn/guest/bin/shell.so"
-# The path of the shell's library in the sandbox, where all users can read it.
-SHOWN = "/mnt/shell.so"
+BUILT = f"{os.path.dirname(__file__)}/../../src/quiltfn/guest/bin"
+# What makes shells forkable, by its path in the sandbox, where all users can read it: a library,
+# and a static copy of this machine's shell if there is one.
+LIBRARY, STATIC_SHELL = "/mnt/shell.so", "/mnt/dash"
+SHOWN = {LIBRARY: f"{BUILT}/shell.so"}
+for name in os.listdir(BUILT):
+    if name.startswith("dash-"):
+        SHOWN[STATIC_SHELL] = f"{BUILT}/{name}"
 
 
 def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> None:
@@ -38,8 +43,10 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
 
     # The files are opened before /tmp is covered, since the checkout may be in it.
     binary = os.open(guest, os.O_RDONLY)
-    with open(SHELL_LIBRARY, "rb") as file:
-        library = file.read()
+    contents = {}
+    for path, source in SHOWN.items():
+        with open(source, "rb") as file:
+            contents[path] = file.read()
     # Creates a user, PID, mount, IPC and network namespace.
     check(libc.unshare(0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x40000000))
     os.write(tell, b"u")
@@ -57,8 +64,10 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     mount(b"tmpfs", b"/tmp", b"tmpfs", 0x6, TMP_OPTIONS.encode())
     mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0xE, SHM_OPTIONS.encode())
     mount(b"tmpfs", b"/mnt", b"tmpfs", 0x6, b"mode=755")
-    with open(SHOWN, "wb") as shown:
-        shown.write(library)
+    for path, content in contents.items():
+        with open(path, "wb") as shown:
+            shown.write(content)
+        os.chmod(path, 0o755)
     any_socket = libc.socket(2, 2, 0)  # AF_INET, SOCK_DGRAM
     # SIOCSIFFLAGS with IFF_UP, as the OCI runtime does
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH22x", b"lo", 1))

@@ -15,7 +15,7 @@ import pytest
 from promises import promise
 from quiltfn.guest.wire import PREPARE_SHELL, SHELL, ExitKind
 from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
-from sandbox.bare_namespaces import SHOWN
+from sandbox.bare_namespaces import LIBRARY, SHOWN, STATIC_SHELL
 from timeouts import scaled
 
 pytestmark = [
@@ -94,20 +94,31 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_guest(tmp_path_factory.mktemp("one") / "guest", sanitized=False)
 
 
-FORKED = f"shell={SHOWN}"
+BY_LIBRARY, STATIC = f"shell={LIBRARY}", f"shell={STATIC_SHELL}"
+needs_static = pytest.mark.skipif(
+    STATIC_SHELL not in SHOWN, reason="no static copy of this machine's shell was built"
+)
+with_zygote = pytest.mark.parametrize(
+    "forked", [BY_LIBRARY, pytest.param(STATIC, marks=needs_static)], ids=["library", "static"]
+)
 
 
-@pytest.fixture(params=[(FORKED,), ()], ids=["forked", "by script"])
+@pytest.fixture(
+    params=[(BY_LIBRARY,), pytest.param((STATIC,), marks=needs_static), ()],
+    ids=["library", "static", "by script"],
+)
 def bare_guest(guest: Path, request: pytest.FixtureRequest) -> Iterator[BareGuest]:
     with BareGuest(guest, *request.param) as started:
         yield started
         assert started.close() != SANITIZER_EXIT
 
 
-@pytest.fixture
-def forking(guest: Path) -> Iterator[BareGuest]:
+@pytest.fixture(
+    params=[BY_LIBRARY, pytest.param(STATIC, marks=needs_static)], ids=["library", "static"]
+)
+def forking(guest: Path, request: pytest.FixtureRequest) -> Iterator[BareGuest]:
     """A guest with a zygote, from which it forks shells in advance."""
-    with BareGuest(guest, FORKED) as started:
+    with BareGuest(guest, request.param) as started:
         yield started
         assert started.close() != SANITIZER_EXIT
 
@@ -130,7 +141,7 @@ def state(pid: int) -> str:
     return ""
 
 
-def seen(answer: Outcome) -> tuple[object, ...]:
+def seen(answer: Outcome) -> tuple[ExitKind, int, bytes, bytes]:
     assert answer.end is not None
     return answer.end.kind, answer.end.code, answer.stdout, answer.stderr
 
@@ -142,7 +153,9 @@ def test_it_is_the_same(shipped: Path, handler: str) -> None:
     with BareGuest(shipped) as plain:
         shell(plain, handler, prefork=False)
         expected = [seen(plain.call(VARIABLES, payload)) for payload in payloads]
-    for options, frames in (((FORKED,), b""), ((FORKED,), PREPARE_SHELL), ((), b"")):
+    forked = [f"shell={path}" for path in SHOWN]
+    ways = [((one,), frames) for one in forked for frames in (b"", PREPARE_SHELL)]
+    for options, frames in [*ways, ((), b"")]:
         with BareGuest(shipped, *options) as bare_guest:
             bare_guest.socket.sendall(frames)
             shell(bare_guest, handler)
@@ -191,7 +204,9 @@ def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: BareGu
 
 
 @pytest.mark.parametrize(
-    ("options", "zygotes"), [((FORKED,), 1), ((), 0)], ids=["forked", "script"]
+    ("options", "zygotes"),
+    [((BY_LIBRARY,), 1), pytest.param((STATIC,), 1, marks=needs_static), ((), 0)],
+    ids=["library", "static", "script"],
 )
 def test_an_idle_sandbox_keeps_no_shell_ready(
     shipped: Path, options: tuple[str, ...], zygotes: int
@@ -225,15 +240,19 @@ SHOWS_ITSELF = [
 
 
 @promise("R13")
+@with_zygote
 @pytest.mark.parametrize("frames", [b"", PREPARE_SHELL], ids=["told at once", "prepared"])
 @pytest.mark.parametrize("handler", SHOWS_ITSELF)
 def test_a_fork_shows_itself_as_a_shell_that_was_started(
-    shipped: Path, handler: str, frames: bytes
+    shipped: Path, handler: str, frames: bytes, forked: str
 ) -> None:
     with BareGuest(shipped) as plain:
         shell(plain, handler, prefork=False)
-        expected = seen(plain.call(VARIABLES))
-    with BareGuest(shipped, FORKED) as bare_guest:
+        kind, code, output, errors = seen(plain.call(VARIABLES))
+    if forked == STATIC:  # it is another file
+        output = output.replace(b"/usr/bin/dash\n", STATIC_SHELL.encode() + b"\n")
+    expected = (kind, code, output, errors)
+    with BareGuest(shipped, forked) as bare_guest:
         bare_guest.socket.sendall(frames)
         shell(bare_guest, handler)
         shells(bare_guest, 2)
@@ -252,13 +271,20 @@ def test_a_fork_shows_itself_as_a_shell_that_was_started(
     ],
     ids=["a comment's length", "longer", "a variable read at the start", "no shell"],
 )
+@with_zygote
 def test_a_prepared_zygote_serves_the_versions_that_it_suits(
-    shipped: Path, handler: str, environment: dict[str, str], *, prefork: bool, stays: bool
+    *,
+    shipped: Path,
+    handler: str,
+    environment: dict[str, str],
+    prefork: bool,
+    stays: bool,
+    forked: str,
 ) -> None:
     """A zygote that does not suit the version must end before the version's first process
     starts.
     """
-    with BareGuest(shipped, FORKED) as bare_guest:
+    with BareGuest(shipped, forked) as bare_guest:
         bare_guest.socket.sendall(PREPARE_SHELL)
         (prepared,) = shells(bare_guest, 1)
         bare_guest.specialise(
@@ -273,8 +299,11 @@ def test_a_prepared_zygote_serves_the_versions_that_it_suits(
             assert (prepared in bare_guest.processes()) is stays
 
 
-def test_a_prepared_zygote_is_gone_for_a_version_with_another_shell(shipped: Path) -> None:
-    with BareGuest(shipped, FORKED) as bare_guest:
+@with_zygote
+def test_a_prepared_zygote_is_gone_for_a_version_with_another_shell(
+    shipped: Path, forked: str
+) -> None:
+    with BareGuest(shipped, forked) as bare_guest:
         bare_guest.socket.sendall(PREPARE_SHELL)
         (prepared,) = shells(bare_guest, 1)
         argv = ["/bin/bash", "-c", "echo ${BASH_VERSION:+bash}"]
@@ -284,7 +313,7 @@ def test_a_prepared_zygote_is_gone_for_a_version_with_another_shell(shipped: Pat
 
 
 def test_a_shell_is_prepared_once(shipped: Path) -> None:
-    with BareGuest(shipped, FORKED) as bare_guest:
+    with BareGuest(shipped, BY_LIBRARY) as bare_guest:
         bare_guest.socket.sendall(2 * PREPARE_SHELL)
         assert bare_guest.wait() == BAD_FRAME
 
@@ -342,9 +371,11 @@ def test_negative_control_what_a_handler_started_is_in_reach(forking: BareGuest)
         assert name in output
 
 
-@pytest.mark.parametrize("library", ["/mnt/nothing.so", "/etc/passwd", "/bin/true"])
-def test_without_its_library_a_shell_does_nothing_as_the_guest(shipped: Path, library: str) -> None:
-    with BareGuest(shipped, f"shell={library}") as bare_guest:
+@pytest.mark.parametrize("file", ["/mnt/nothing.so", "/etc/passwd", "/bin/true", "/bin/sh"])
+def test_without_what_makes_it_a_zygote_a_shell_does_nothing_as_the_guest(
+    shipped: Path, file: str
+) -> None:
+    with BareGuest(shipped, f"shell={file}") as bare_guest:
         shell(bare_guest, "id -u; echo x >>/tmp/runs; wc -l </tmp/runs; grep Cap /proc/$$/status")
         for _ in range(3):
             lines = bare_guest.call().stdout.split(b"\n")
@@ -352,12 +383,15 @@ def test_without_its_library_a_shell_does_nothing_as_the_guest(shipped: Path, li
             assert {line.split()[-1] for line in lines[2:-1]} == {b"0" * 16}
 
 
+@with_zygote
 @pytest.mark.parametrize("name", ["LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_ARENA_MAX"])
-def test_what_a_shell_reads_when_it_starts_is_there_by_then(shipped: Path, name: str) -> None:
+def test_what_a_shell_reads_when_it_starts_is_there_by_then(
+    shipped: Path, name: str, forked: str
+) -> None:
     value = "/usr/lib/x86_64-linux-gnu/libm.so.6" if name == "LD_PRELOAD" else "1"
     handler = f'echo "${name}"; grep -c libm /proc/$$/maps'
     mapped = b"0" if name != "LD_PRELOAD" else b""
-    with BareGuest(shipped, FORKED) as bare_guest:
+    with BareGuest(shipped, forked) as bare_guest:
         environment = {"PATH": "/usr/bin:/bin", name: value}
         argv = ["/bin/sh", "-c", handler]
         assert bare_guest.specialise(argv, environment=environment, flags=SHELL).errno == 0
@@ -365,7 +399,7 @@ def test_what_a_shell_reads_when_it_starts_is_there_by_then(shipped: Path, name:
             first, second, _ = bare_guest.call().stdout.split(b"\n")
             assert first == value.encode()
             assert second == mapped or int(second) > 0
-    with BareGuest(shipped, FORKED) as bare_guest:
+    with BareGuest(shipped, forked) as bare_guest:
         shell(bare_guest, handler)
         own = {"PATH": "/usr/bin:/bin", name: value}
         assert bare_guest.call(own, env_replaces=True).stdout.startswith(value.encode() + b"\n")
@@ -426,7 +460,9 @@ def test_a_call_with_an_environment_of_its_own_has_that_alone(bare_guest: BareGu
 
 @promise("R13")
 @pytest.mark.parametrize(
-    ("options", "waiting"), [((FORKED,), 2), ((), 1)], ids=["forked", "script"]
+    ("options", "waiting"),
+    [((BY_LIBRARY,), 2), pytest.param((STATIC,), 2, marks=needs_static), ((), 1)],
+    ids=["library", "static", "script"],
 )
 def test_a_call_that_finds_no_shell_ready_starts_its_handler_once(
     shipped: Path, options: tuple[str, ...], waiting: int

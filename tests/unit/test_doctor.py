@@ -11,6 +11,7 @@ import pytest
 from quiltfn.host import checks as host_findings
 from quiltfn.host import programs as host_programs
 from quiltfn.host.checks import Finding, Level
+from quiltfn.launcher import host_image
 from quiltfn.operator import doctor
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import Settings
@@ -114,6 +115,13 @@ def test_the_runtime_and_its_known_holes(said: str | None, level: Level, words: 
 
 def elf(number: int) -> bytes:
     return b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + number.to_bytes(2, "little")
+
+
+def test_where_shells_start_from() -> None:
+    without, built = (host_programs.shell(Path(one)) for one in ("/does/not/exist", "/bin/sh"))
+    assert (without.level, built.level) == (Level.OK, Level.OK)
+    assert without.sentence.startswith("shells start from /bin/sh; a static copy of it would be")
+    assert built.sentence == "shells start from a static copy of /bin/sh, which is faster"
 
 
 @pytest.mark.parametrize(
@@ -240,3 +248,5 @@ def test_everything_is_looked_at_once(root: MakeRoot, tmp_path: Path) -> None:
     assert {"root", "cgroups", "crun", "guest", "disk", "runsc", "leftovers"} <= set(names)
     if GUEST.exists():
         assert named(findings, "guest").level is Level.OK
+    is_static = host_image.static_shell(GUEST).exists()
+    assert ("from a static copy" in named(findings, "shell").sentence) is is_static

@@ -178,7 +178,7 @@ static void prepare(const char *handlers_score)
     if (!in_gvisor && setrlimit(RLIMIT_SIGPENDING, &pending) != 0)
         _exit(BAD_START);
     umask(022);
-    if (shell_library != NULL)
+    if (zygote_file != NULL)
         let_zygote_inherit();
     drop_bounding_set();
 }
@@ -192,7 +192,7 @@ int main(int argc, char **argv)
     in_gvisor = argc > 4 && strcmp(argv[4], "gvisor") == 0;
     writable = argv + 4 + in_gvisor;
     if (*writable != NULL && strncmp(*writable, "shell=", 6) == 0)
-        shell_library = *writable++ + 6;
+        zygote_file = *writable++ + 6;
     if (*writable != NULL && strncmp(*writable, "limits=", 7) == 0)
         show_limits(*writable++ + 7);
     if (*writable != NULL && strncmp(*writable, "output=", 7) == 0 && !set_output_max(*writable++ + 7))

@@ -4,15 +4,16 @@
 // and is forked for each invocation. Loading a shell, finding its libraries and relocating it takes
 // several times as long as a short command line in it; forking a loaded shell is much faster.
 //
-// The guest makes the sandbox's /bin/sh preload this library. Its constructor runs before main, and
-// returns only in the forks. They continue as `sh -c HANDLER`, with ids, streams, directory and
-// variables as after a normal start.
+// It is linked into a static copy of the sandbox's /bin/sh (shell_build.py); without one, the guest
+// makes /bin/sh preload it as a library. Its constructor runs before main, and returns only in the
+// forks. They continue as `sh -c HANDLER`, with ids, streams, directory and variables as after a
+// normal start.
 //
 // Rule 1: the zygote never has data of an invocation in its memory. A fork reads the data of its
 //         invocation after it has dropped everything that a handler may not have.
 // Rule 2: it has the privileges to give a fork the handler's ids. So no handler may signal it,
 //         trace it, or set its limits, and it accepts requests only from the guest.
-// Rule 3: without this library the shell would run its command line with these privileges. So that
+// Rule 3: without this code the shell would run its command line with these privileges. So that
 //         command line is a comment, at least as long as the handler's, which each fork replaces.
 //
 // zygote.h is the guest's side.
@@ -34,9 +35,6 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#ifndef PR_GET_TID_ADDRESS
-#define PR_GET_TID_ADDRESS 40
-#endif
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -182,7 +180,8 @@ __attribute__((constructor)) static void serve(int argc, char **argv, char **env
     uint32_t lengths[2];
     int *thread_id = NULL;
     int fds[RECEIVED];
-    if (argc != 3 || geteuid() != 0 || !read_exactly(CONTROL, lengths, sizeof lengths))
+    if (argc != 3 || geteuid() != 0 || prctl(PR_SET_NAME, "sh", 0, 0, 0) != 0 ||
+        !read_exactly(CONTROL, lengths, sizeof lengths))
         return; // Not started by the guest: this is an ordinary shell.
     size_t both = (size_t)lengths[0] + lengths[1], room = strlen(argv[2]) + 1;
     if (both > sizeof text || !read_exactly(CONTROL, text, both) || lengths[1] > room ||

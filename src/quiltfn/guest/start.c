@@ -69,7 +69,8 @@ bool prepare_oom_score(const char *of_handlers)
 // calls. No handler can reach that memory: no other process of the handler's uid is alive, and the
 // child is not dumpable. Umask, signal actions and groups already have the handler's values. The
 // process also gets the descriptor `more` as number `as`, which is 3 or above. As GUEST it keeps
-// the guest's ids and inheritable capabilities; only the zygote is started like this.
+// the guest's ids and inheritable capabilities, and its own argv follows the name of its file; only
+// the zygote is started like this.
 __attribute__((noinline, noreturn)) static void become(enum as who, const int fds[3], int more,
                                                        int as, char **argv, char **env)
 {
@@ -100,7 +101,7 @@ __attribute__((noinline, noreturn)) static void become(enum as who, const int fd
         step = "close the guest's descriptors";
     else if (who == HANDLER && chdir(special.cwd) != 0)
         step = "enter ", name = special.cwd;
-    else if (execve(argv[0], argv, env) != 0)
+    else if (execve(argv[0], argv + (who == GUEST), env) != 0)
         step = "execute ", name = argv[0];
     could_not(step, name, errno);
     _exit(127);

@@ -7,8 +7,8 @@
 //         code ever runs in it, and it does not get the version's variables, since programs obey
 //         some of them (LD_…) when they start.
 // Rule 2: if anything is wrong with it, invocations are served without it. There is no zygote if
-//         the guest was started without the library, if the shell does not load it, or if the
-//         version has a variable that a shell reads only at its start.
+//         the guest was started without `shell=`, if the shell does not load its library, or if the
+//         version has another shell, or a variable that a shell reads only at its start.
 
 #include "zygote.h"
 #include "descriptors.h"
@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-const char *shell_library;
+char *zygote_file;
 unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
 // The zygote's command line is a comment, which each fork replaces by the handler (see shell.c). A
@@ -91,8 +91,10 @@ static bool zygote_tell(void)
     return zygote.told;
 }
 
+static char bin_sh[] = "/bin/sh";
+
 // Starts the zygote with a comment of `room` bytes. If this fails, there is none.
-static void zygote_spawn(char *shell, size_t room)
+static void zygote_spawn(size_t room)
 {
     static char comment[SPECIALISE_MAX];
     static char preload[PATH_MAX];
@@ -103,8 +105,9 @@ static void zygote_spawn(char *shell, size_t room)
     memset(comment, '#', room);
     comment[room] = '\0';
     zygote.room = room;
-    snprintf(preload, sizeof preload, "LD_PRELOAD=%s", shell_library);
-    char option[] = "-c", *argv[] = {shell, option, comment, NULL}, *env[] = {preload, NULL};
+    snprintf(preload, sizeof preload, "LD_PRELOAD=%s", zygote_file);
+    char *file = strstr(zygote_file, ".so") == NULL ? zygote_file : bin_sh;
+    char option[] = "-c", *argv[] = {file, bin_sh, option, comment, NULL}, *env[] = {preload, NULL};
     could_not(NULL, "", 0);
     zygote.control = pair[0];
     zygote.pid = start(GUEST, nothing, pair[1], CONTROL, argv, env);
@@ -116,24 +119,22 @@ static void zygote_spawn(char *shell, size_t room)
         zygote_end();
 }
 
-static char prepared_shell[] = "/bin/sh";
-
 void zygote_prepare(void)
 {
-    if (shell_library != NULL)
-        zygote_spawn(prepared_shell, COMMENT);
+    if (zygote_file != NULL)
+        zygote_spawn(COMMENT);
 }
 
 static void zygote_start(void)
 {
-    if (shell_library == NULL || zygote.unfit || zygote.told)
+    if (zygote_file == NULL || zygote.unfit || zygote.told)
         return;
     size_t length = strlen(special.argv[2]);
-    bool suits = !read_at_start(special.env);
-    if (length > zygote.room || strcmp(special.argv[0], prepared_shell) != 0)
+    bool suits = strcmp(special.argv[0], bin_sh) == 0 && !read_at_start(special.env);
+    if (length > zygote.room)
         zygote_end();
     if (suits && zygote.pid == 0)
-        zygote_spawn(special.argv[0], length > COMMENT ? length : COMMENT);
+        zygote_spawn(length > COMMENT ? length : COMMENT);
     if (!suits || zygote.pid == 0 || !zygote_tell())
         zygote_abandon();
 }

@@ -12,7 +12,8 @@
 
 enum { BLOCK_MAX = 60 * 1024 }; // A pipe has room for 64 KiB, so writing never blocks.
 
-extern const char *shell_library; // NULL: no zygotes.
+// A library (*.so) that makes /bin/sh a zygote, or a shell that contains it; NULL: no zygotes.
+extern char *zygote_file;
 extern unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
 pid_t zygote_process(void); // 0: no zygote.

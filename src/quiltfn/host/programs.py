@@ -77,6 +77,16 @@ def guest(path: Path, machine: str) -> Finding:
 # Optional programs, and leftovers ----------------------------------------------------------------
 
 
+def shell(copy: Path) -> Finding:
+    """The static copy of the host's shell, from which shells start faster."""
+    if not copy.exists():
+        how = "run scripts/setup, which says why it cannot be built"
+        return fine(
+            "shell", f"shells start from /bin/sh; a static copy of it would be faster: {how}"
+        )
+    return fine("shell", "shells start from a static copy of /bin/sh, which is faster")
+
+
 def egress(which: Callable[[str], str | None] = shutil.which) -> Finding:
     """The programs for `network: egress`. Without them only sandboxes with egress are refused."""
     missing = [one for one in ("nft", "slirp4netns") if which(one) is None]

@@ -5,6 +5,7 @@ A base image is covered by another skeleton, which has what a sandbox needs and 
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 import py_compile
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
-from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, Host, hosts
+from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, STATIC_SHELL, Host, hosts
 
 # The directory of the language runners in a sandbox.
 RUNNERS = "/.runners"
@@ -34,9 +35,8 @@ LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Without these, links such as /usr/bin/awk are broken and there are no certificates.
 ETC_DIRECTORIES = ("alternatives", "ssl", "ca-certificates")
 # Other files and trees of /etc, and the programs that read them. They are copied, since a mount
-# would slow every sandbox down. Only what every user of the host can read is copied. Files that may
-# contain a password (npmrc, pip.conf, odbc.ini) or are specific to the machine (machine-id,
-# profile) are left out.
+# would slow every sandbox down, if every user of the host can read them. Files that may contain a
+# password (npmrc, pip.conf, odbc.ini) or belong to the machine (machine-id, profile) are left out.
 ETC_COPIED = {
     "chromium*": "Chromium: flags and policies",
     "debian_version": "installers",
@@ -126,9 +126,8 @@ def copy_runners(source: Path, target: Path) -> None:
 
 
 def copy_public(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Copies the files, links and trees that match the patterns and that every user can read.
-
-    Copies a match only up to the limits on bytes and files.
+    """Copies the files, links and trees that match the patterns and that every user can read, each
+    match up to the limits on bytes and files.
     """
     for pattern in patterns:
         for found in sorted(source.glob(pattern)):
@@ -152,6 +151,11 @@ def _copy(source: Path, target: Path, left: list[int]) -> None:
         shutil.copyfile(source, target)
 
 
+def static_shell(guest: Path, shell: Path = Path("/bin/sh")) -> Path:
+    """Returns where shell_build.py puts the static copy of exactly this shell, if it can."""
+    return guest.with_name(f"dash-{hashlib.sha256(shell.read_bytes()).hexdigest()}")
+
+
 def build(root: Path, guest: Path) -> Skeleton:
     """Creates the skeleton below `root`, in the launcher's mount namespace, and returns it."""
     for name in (*MOUNT_POINTS, *OF_CONTROL_GROUPS):
@@ -173,6 +177,8 @@ def build(root: Path, guest: Path) -> Skeleton:
         (root / "etc" / name).write_text(text)
     copy_runners(guest.parent.parent / "runners", root / RUNNERS.lstrip("/"))
     shutil.copyfile(guest.with_name(Path(SHELL_LIBRARY).name), root / SHELL_LIBRARY.lstrip("/"))
+    if (static := static_shell(guest)).exists():
+        shutil.copyfile(static, root / STATIC_SHELL.lstrip("/"))
     shutil.copyfile(guest, root / GUEST.lstrip("/"))
     handle = _opened(root)
     # crun's "readonly" does not set nosuid and nodev, so the bind mount has both.
@@ -182,6 +188,7 @@ def build(root: Path, guest: Path) -> Skeleton:
         root=str(root),
         binds=binds,
         oom_score_min=int(Path("/proc/self/oom_score_adj").read_text()),
+        shell=STATIC_SHELL if static.exists() else SHELL_LIBRARY,
     )
     return Skeleton(root, host, handle)
 
@@ -201,8 +208,8 @@ def build_for_bases(root: Path, of_host: Skeleton) -> Skeleton:
 
 def _opened(root: Path) -> int:
     """Makes a skeleton's contents readable for every user, and returns a descriptor of it."""
-    guest = root / GUEST.lstrip("/")
+    programs = [root / one.lstrip("/") for one in (GUEST, STATIC_SHELL)]
     for path in root.rglob("*"):
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path == guest else 0o644)
+            path.chmod(0o755 if path.is_dir() or path in programs else 0o644)
     return os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -19,9 +19,8 @@ from quiltfn.launcher.cgroups import SandboxLimits
 HANDLER_UID = 1000
 CONTROL_FD = 3
 GUEST = "/.guest"
-# The library preloaded into a shell so that it can be forked; see guest/shell.c.
-SHELL_LIBRARY = "/.runners/shell.so"
-FORKING = f"shell={SHELL_LIBRARY}"
+# What makes shells zygotes (guest/shell.c): a static copy of the host's, or a library for it.
+STATIC_SHELL, SHELL_LIBRARY = "/.runners/dash", "/.runners/shell.so"
 # Each inode of a tmpfs takes some KiB of the sandbox's memory, and time to remove.
 INODES_PER_MIB = 256
 SHM_OPTIONS = "mode=1777,size=64m,nr_inodes=4096"
@@ -79,8 +78,8 @@ class Host(Frozen):
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
     sandbox → path on the host. `limits`: the control groups that a sandbox can see, as returned by
-    `Cgroups.view`. `output_max`: the maximum bytes that the guest keeps of standard output, of
-    standard error and, if there is a third number, of a result; None: the guest's defaults.
+    `Cgroups.view`. `shell`: STATIC_SHELL or SHELL_LIBRARY. `output_max`: the maximum bytes that the
+    guest keeps of standard output, standard error and, if given, a result; None: its defaults.
     """
 
     machine: str
@@ -88,6 +87,7 @@ class Host(Frozen):
     binds: Mapping[str, str] = MappingProxyType({})
     oom_score_min: int = 0
     limits: str = "v2"
+    shell: str = SHELL_LIBRARY
     output_max: tuple[int, ...] | None = None
 
 
@@ -186,7 +186,7 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
     process, linux = made["process"], made["linux"]
     guest, tmp, shm, score, *further = process["args"]
     # Leave out the arguments for what the guest does not do in gVisor.
-    writable = [one for one in further if one != FORKING and not one.startswith("limits=")]
+    writable = [one for one in further if not one.startswith(("shell=", "limits="))]
     kept = {"uidMappings", "gidMappings"}
     return made | {
         "annotations": {},
@@ -231,7 +231,7 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
         "args": [
             *(GUEST, tmp_options(spec.limits), SHM_OPTIONS, str(oom_score)),
             # The forking shell has some of the guest's privileges, so it has to be the host's own.
-            *([FORKING] if spec.base is None else []),
+            *([f"shell={host.shell}"] if spec.base is None else []),
             f"limits={host.limits}",
             *output,
             *spec.writable_paths,

@@ -18,7 +18,7 @@ from quiltfn.base.setting_files import BadSetting
 from quiltfn.host import checks as host_findings
 from quiltfn.host import programs as host_programs
 from quiltfn.host.checks import Finding, Level
-from quiltfn.launcher import cgroups, state
+from quiltfn.launcher import cgroups, host_image, state
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import Settings, from_everywhere, is_store_verified, store_secret
 
@@ -62,6 +62,7 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
         groups,
         host_programs.crun(settings.crun),
         host_programs.guest(GUEST, platform.machine()),
+        host_programs.shell(host_image.static_shell(GUEST)),
         host_findings.disk(settings.data_dir),
         *(database(settings) if settings.fleet == Path() else fleet(settings)),
         *host_findings.of_the_host(root, mode),
