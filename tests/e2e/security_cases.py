@@ -172,9 +172,9 @@ CASES = (
     ),
     Case(
         id="B13",
-        tries="opens running programs for writing while sandboxes start; a script whose interpreter is /proc/self/exe",
+        tries="opens running programs and what shells start from for writing while sandboxes start; a script whose interpreter is /proc/self/exe",
         tests=(f"{HANDLERS}::test_no_program_can_be_written_to_while_others_are_started",),
-        figure="1,466,640 attempts, 575 sandboxes started meanwhile, 0 opened; crun's and the guest's digests unchanged",
+        figure="1,466,640 attempts, 575 sandboxes started meanwhile, 0 opened; digests of crun, the guest and the zygote's files unchanged",
         not_run="nothing is ever started in a running sandbox from outside, so there is no exec to wait for; the test uses new sandboxes and invocations instead",
     ),
     Case(
