@@ -522,6 +522,54 @@ def test_a_fork_that_has_ended_before_its_call_is_replaced(
         assert (answer.stderr, json.loads(answer.stdout)[0] != number) == (b"", True)
 
 
+BUSY = {
+    "json": "import json\njson._default_decoder = json.JSONDecoder(object_hook=lambda _: 1 / 0)",
+    "json's class": "import json\ndel json.JSONEncoder.encode",
+    "poll": "import select\ndel select.poll",
+    "random": "import random\ndef seed(): raise ValueError\nrandom.seed = seed",
+    "slow hook": "import os, time\nos.register_at_fork(after_in_child=lambda: time.sleep(1))",
+}
+
+
+@pytest.mark.parametrize("change", BUSY)
+def test_a_module_that_changes_what_a_fork_uses_harms_no_more_than_its_own_calls(
+    bare_guest: BareGuest, app: Path, change: str
+) -> None:
+    """What is done before a call must neither fail the call nor end the runner."""
+    source = f"{BUSY[change]}\ndef handler(event, context): return 'here'"
+    assert python(bare_guest, app, source) == Specialised(0, "fork")
+    if change == "random":  # without it, two forks would draw the same numbers
+        answer = bare_guest.call()
+        assert answer.end is not None
+        assert (answer.end.code, answer.stdout) == (1, b"")
+        return
+    for _ in range(2):
+        until(lambda: len(forks_of(bare_guest)) == 2)
+        answer = bare_guest.call()
+        assert (answer.stderr, answer.stdout) == (b"", b"here")
+
+
+def test_a_fork_that_a_hook_keeps_busy_ends_with_the_idle_time(
+    bare_guest: BareGuest, app: Path
+) -> None:
+    spin = (
+        "import os\ndef spin():\n    while True: pass\nos.register_at_fork(after_in_child=spin)\n"
+    )
+    assert python(bare_guest, app, spin + OWN) == Specialised(0, "fork")
+    until(lambda: len(forks_of(bare_guest)) == 2)
+    until(lambda: len(forks_of(bare_guest)) == 1, 10)
+
+
+def test_a_fork_ahead_that_fails_is_made_for_the_call(bare_guest: BareGuest, app: Path) -> None:
+    fails_once = (
+        "import os\nfork, failed = os.fork, []\ndef other():\n    if failed: return fork()\n"
+        "    failed.append(1); raise BlockingIOError\nos.fork = other\n"
+    )
+    assert python(bare_guest, app, fails_once + OWN) == Specialised(0, "fork")
+    answer = bare_guest.call()
+    assert (answer.stderr, len(json.loads(answer.stdout))) == (b"", 2)
+
+
 def is_zombie(pid: int) -> bool:
     return ") Z" in Path(f"/proc/{pid}/stat").read_text()
 

@@ -16,7 +16,9 @@ import gc
 import json
 import os
 import sys
+from select import POLLIN, poll
 
+del sys.modules["select"]  # a function may have a module of this name
 # Modules are searched in the handler's directory, not in the directory of this file.
 if not getattr(sys.flags, "safe_path", False):
     del sys.path[0]
@@ -38,7 +40,10 @@ PR_SET_DUMPABLE, MSG_CMSG_CLOEXEC = 4, 0x40000000
 STREAMS, INT_BYTES = 3, 4
 # A fork that waits for an invocation takes memory, so it ends after this time.
 FORK_RESTS_MS = 2000
-LOADS, DUMPS = json.loads, json.dumps  # as they were before a handler's module could replace them
+# What a fork tells the process that it was forked from: that it has its invocation's head, and all.
+HEARD, READ = b"h", b"r"
+# As they are before a handler's module can change them.
+LOADS, DUMPS = json.JSONDecoder().decode, json.JSONEncoder(ensure_ascii=False).encode
 CO_VARARGS = 0x04
 # The name of a function in the format of AWS Lambda; only the last two parts have a meaning here.
 ARN = "arn:quiltfn:lambda:local:000000000000:function"
@@ -420,8 +425,8 @@ class Forks:
         import _socket
 
         self._runner, self._control = runner, _socket.socket(fileno=CONTROL)
-        # The fork that waits for the next invocation, and the socket to it.
-        self._child, self._channel = 0, self._control
+        self._child = 0  # the fork that waits for its invocation; 0: there is none
+        self._channel = self._control  # to that fork
         # An invocation can send this process any signal. Signals that the kernel also sends are
         # discarded. All others are blocked: the guest sees them pending, and ends the sandbox.
         discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
@@ -436,22 +441,22 @@ class Forks:
 
     def serve(self) -> NoReturn:
         """Serves all invocations."""
-        import select
-
-        calls = select.poll()
-        calls.register(CONTROL, select.POLLIN)
+        calls = poll()
+        calls.register(CONTROL, POLLIN)
         while True:
             if self._child and not calls.poll(FORK_RESTS_MS):
-                self._channel.close()  # ends it
-                os.waitpid(self._child, 0)
-                self._child = 0
+                os.kill(self._child, 9)  # hooks of the function may keep it from ending
+                self._end()
             call, streams = hear(self._control)
-            if call.is_ahead:
-                self._fork_ahead(call)
-            else:
+            if not call.is_ahead:
                 self._serve_one(call, streams)
+            elif self._child == 0:
+                try:
+                    self._fork()
+                except OSError:
+                    continue  # the invocation tries again, and reports why it fails
 
-    def _fork_ahead(self, call: Call) -> None:
+    def _fork(self) -> None:
         import _socket
 
         reap()
@@ -459,17 +464,33 @@ class Forks:
         self._child = os.fork()
         if self._child == 0:
             self._channel.close()
-            self._become(call, [], channel)
+            self._become(channel)
         channel.close()
 
-    def _serve_one(self, call: Call, streams: list[int]) -> None:
-        if self._child == 0 or not pass_on(call, streams, self._channel):
-            reap()
-            self._child = os.fork()
-            if self._child == 0:
-                self._become(call, streams)
+    def _end(self) -> tuple[int, bytes]:
+        """Waits for the end of the fork. Returns its status, and `HEARD` and `READ` as far as it
+        has sent them.
+        """
+        import _socket
+
         status = os.waitpid(self._child, 0)[1]
         self._child = 0
+        try:
+            return status, self._channel.recv(len(HEARD + READ), _socket.MSG_DONTWAIT)
+        except OSError:
+            return status, b""
+        finally:
+            self._channel.close()
+
+    def _serve_one(self, call: Call, streams: list[int]) -> None:
+        status, answer = 0, b""
+        if self._child:
+            self._pass_on(call, streams)
+            status, answer = self._end()
+        if not answer:  # it ended before it knew of the invocation, or there was none
+            self._fork()
+            self._pass_on(call, streams)
+            status, answer = self._end()
         if os.WIFSIGNALED(status):
             say(f"done {call.number} killed {os.WTERMSIG(status)}")
         else:
@@ -477,11 +498,22 @@ class Forks:
         # Closed last, since the guest wakes up when they are closed.
         for descriptor in streams:
             os.close(descriptor)
+        if answer != HEARD + READ:
+            os._exit(1)  # The rest of this invocation would be taken for the next one.
 
-    def _become(
-        self, call: Call, streams: list[int], channel: _socket.socket | None = None
-    ) -> NoReturn:
-        """In a fork: serves the invocation, or the one that comes by `channel`, and exits."""
+    def _pass_on(self, call: Call, streams: list[int]) -> None:
+        """Passes the invocation to the fork, if that is still alive."""
+        import _socket
+
+        data = b"".join([one.to_bytes(INT_BYTES, sys.byteorder) for one in streams])
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data)]
+        try:
+            self._channel.sendmsg([call.head], rights, _socket.MSG_NOSIGNAL)
+        except OSError:
+            return
+
+    def _become(self, channel: _socket.socket) -> NoReturn:
+        """In a fork: serves the invocation that comes by `channel`, and exits."""
         import _signal
 
         code = 1
@@ -492,12 +524,13 @@ class Forks:
                 _signal.signal(number, action)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._blocked)
             reseed()
-            if channel is not None:
-                touch()
-                call, streams = hear(channel)
-                channel.close()
+            touch()
+            call, streams = hear(channel)
+            channel.send(HEARD)
             take(streams)
             variables, payload = call.read()
+            channel.send(READ)
+            channel.close()
             os.close(CONTROL)
             code, result = serve_here(self._runner, call, variables, payload)
             write(result)
@@ -571,27 +604,15 @@ def reap() -> None:
     os._exit(1)
 
 
-def pass_on(call: Call, streams: list[int], channel: _socket.socket) -> bool:
-    """Passes an invocation to the fork that waits for it. Returns False if that has ended."""
-    import _socket
-
-    data = b"".join([one.to_bytes(INT_BYTES, sys.byteorder) for one in streams])
-    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data)]
-    try:
-        channel.sendmsg([call.head], rights, _socket.MSG_NOSIGNAL)
-    except OSError:
-        return False
-    finally:
-        channel.close()
-    return True
-
-
 def touch() -> None:
     """Does what each invocation does, so that a fork has its own copies of the memory pages for it
     before an invocation waits.
     """
-    LOADS(DUMPS({}, ensure_ascii=False))
-    Context({})
+    try:
+        LOADS(DUMPS({}))
+        Context({})
+    except BaseException:
+        pass  # classes of the module json may have been changed
 
 
 def take(streams: list[int]) -> None:
