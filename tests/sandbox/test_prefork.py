@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.harness import with_mistake
 from promises import promise
 from quiltfn.guest.wire import PREPARE_SHELL, SHELL, ExitKind
 from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
@@ -209,18 +210,23 @@ def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: BareGu
     ids=["library", "static", "script"],
 )
 def test_an_idle_sandbox_keeps_no_shell_ready(
-    shipped: Path, options: tuple[str, ...], zygotes: int
+    tmp_path: Path, options: tuple[str, ...], zygotes: int
 ) -> None:
-    """A waiting fork and the zygote would use half of an idle sandbox's memory. The zygote ends
-    after a minute.
+    """A waiting fork and the zygote would use half of an idle sandbox's memory. The fork ends
+    first; here, the zygote follows after three more seconds instead of 58.
     """
-    with BareGuest(shipped, *options) as bare_guest:
+    soon = with_mistake(tmp_path, "prefork.c", "ZYGOTE_RESTS_S = 60", "ZYGOTE_RESTS_S = 5")
+    guest = build_guest(tmp_path / "program", sanitized=False, source=soon)
+    with BareGuest(guest, *options) as bare_guest:
         shell(bare_guest, "echo $PPID")
         for _ in range(2):
             shells(bare_guest, zygotes + 1)
             idle = shells(bare_guest, zygotes)
             assert bare_guest.call().stdout == b"1\n"
             assert idle < shells(bare_guest, zygotes + 1)
+        shells(bare_guest, zygotes)
+        shells(bare_guest, 0)
+        assert bare_guest.call().stdout == b"1\n"
 
 
 SHOWS_ITSELF = [
