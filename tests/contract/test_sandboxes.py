@@ -63,6 +63,22 @@ async def test_a_handler_ends_with_its_output_and_exit_code(box: Sandboxes) -> N
     assert b"no-such-thing" in ended.stderr
 
 
+async def test_a_call_can_end_in_a_callback(box: Sandboxes) -> None:
+    sandbox, ends = await box.sandbox("echo hello"), list[CallResult]()
+
+    async def has_ended(count: int) -> bool:
+        await asyncio.sleep(0.002)
+        return len(ends) == count
+
+    sandbox.start(call(), ends.append)
+    await eventually(lambda: has_ended(1))
+    assert ends == [CallResult(kind=ExitKind.EXITED, stdout=b"hello\n")]
+    await sandbox.destroy()
+    sandbox.start(call(), ends.append)
+    await eventually(lambda: has_ended(2))
+    assert ends[1].kind is ExitKind.SANDBOX_GONE
+
+
 async def test_the_payload_is_on_standard_input(box: Sandboxes) -> None:
     sandbox = await box.sandbox("cat")
     assert (await sandbox.call(call(b'{"key":"value"}'))).stdout == b'{"key":"value"}'

@@ -100,6 +100,16 @@ class PoolSimulation:
         self._perform(self.pool.acquire(self._waiters, self.now))
         return self._waiters
 
+    def acquire_at_once(self) -> int | None:
+        """The number of the caller; None: it has got no instance."""
+        found = self.pool.acquire_at_once(self._waiters + 1, self.now)
+        if found is None:
+            return None
+        self._waiters += 1
+        self.waiting[self._waiters] = self.now
+        self._perform([found])
+        return self._waiters
+
     def cancel(self, waiter: int) -> None:
         """The caller leaves while it waits, or before it has used its instance."""
         self.waiting.pop(waiter, None)

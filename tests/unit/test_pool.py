@@ -23,6 +23,26 @@ def test_a_warm_call_is_handed_a_ready_instance_at_once() -> None:
     assert sim.states() == {1: BUSY}
 
 
+def test_a_call_that_cannot_wait_gets_a_ready_instance_or_changes_nothing() -> None:
+    sim = a_pool(ready=1, max_instances=1)
+    caller = sim.acquire_at_once()
+    assert caller is not None
+    assert sim.answers[caller] == Assign(1, caller, cold=False)
+    assert sim.acquire_at_once() is None
+    waiting = sim.acquire()
+    sim.release(1)
+    assert sim.acquire_at_once() is None  # others have waited for it
+    sim.cleaned(1)
+    assert sim.held(waiting) == 1
+    sim.release(1)
+    assert sim.acquire_at_once() is None  # it is not clean yet
+    sim.cleaned(1)
+    assert sim.acquire_at_once() is not None
+    closed = a_pool()
+    assert closed.acquire_at_once() is None
+    assert closed.states() == {}  # none was started
+
+
 def test_of_several_ready_instances_the_one_used_last_is_handed_out() -> None:
     # The caches of this instance are the warmest, and only this way the other instances become idle
     # for long enough to end.

@@ -63,6 +63,7 @@ def quiet_for_long(sim: PoolSimulation, _choice: int) -> None:
 EVENTS: dict[str, Callable[[PoolSimulation, int], object]] = {
     "acquire": lambda sim, _: sim.acquire(),
     "acquire three": lambda sim, _: [sim.acquire() for _ in range(3)],
+    "acquire at once": lambda sim, _: sim.acquire_at_once(),
     "cancel while waiting": on(lambda w: list(w.waiting), PoolSimulation.cancel),
     "cancel in the tick of the hand-over": on(unused, PoolSimulation.cancel),
     "release": on(lambda w: w.running, PoolSimulation.release),

@@ -5,6 +5,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -46,7 +47,7 @@ from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
-from quiltfn.ports import Call, Clock, Lease, LongOutput, PendingLease, Pools
+from quiltfn.ports import Call, Clock, HeldLease, Lease, LongOutput, PendingLease, Pools
 from quiltfn.ports.streamed_body import StreamedBody
 from quiltfn.store.calls.journal import SpoolJournal
 
@@ -80,8 +81,12 @@ class CallProgress(msgspec.Struct, frozen=True):
     variables: tuple[str, ...]
 
 
+# The statuses for which the caller gets an error instead of the record.
+UNUSUAL = (Status.ERROR, Status.INTERRUPTED)
 # Called when a handler gets its invocation. It must not raise or wait.
 Listener = Callable[[RunningCall], None]
+# Called at the end of an invocation of `Invoker.start`.
+Ended = Callable[[Invocation | Coroutine[Any, Any, Invocation]], None]
 
 
 class Client(Protocol):
@@ -147,6 +152,7 @@ class _CallState(msgspec.Struct):
     output: OutputLog | None = None
     started: float = 0.0
     started_at: float = 0.0
+    recorded: float = 0.0
     start_timing: StartTiming | None = None
     cancelled: str | None = None
     on_end: asyncio.Future[Invocation | None] | None = None
@@ -236,7 +242,8 @@ class Invoker:
                 async with lease as held:
                     if call.cancelled is not None:  # cancelled in the step of the hand-over
                         raise _Withdrawn
-                    record = await self._run(call, held)
+                    result = await held.call(self._hand_over(call, held))
+                    record = self._conclude(call, held, result)
             except _Withdrawn:
                 record = self._record_cancelled(call)
             if self.journal.is_strict:
@@ -247,16 +254,84 @@ class Invoker:
             await self._failed(call, error)
             raise
         finally:
-            del self._calls[call.invocation_id]
-            if call.output is not None:
-                call.output.close()
-            if call.on_end is not None:
-                call.on_end.set_result(record)
-            if self._draining and not self._calls:
-                self._idle.set()
-        if record.status is Status.ERROR or record.status is Status.INTERRUPTED:
+            self._leave(call, record)
+        if record.status in UNUSUAL:
             raise failure_of(record)
         return record
+
+    def reserve(self, entry: Entry) -> HeldLease | None:
+        """A ready instance for `start`, held until then or until `leave`. None: use `invoke`, since
+        there is no such instance, or something unusual must be done.
+        """
+        function = entry.function
+        if self._draining or self.refuses or function.state is not FunctionState.ACTIVE:
+            return None
+        if function.id in self._defaults or self.journal.is_strict or self.tracer is not None:
+            return None
+        try:
+            return self._pools.lease(function.id).enter_at_once()
+        except RuntimeUnavailable:  # its pool is being removed
+            return None
+
+    def start(self, entry: Entry, request: Request, lease: HeldLease, ended: "Ended") -> None:
+        """As `invoke`, without a task, on an instance from `reserve`. `ended` gets the final
+        record; or, if the caller has to wait or gets an error, a coroutine that returns the record
+        or raises as `invoke` does. `ended` must not raise.
+        """
+        invocation_id, accepted = request.invocation_id or new_id(), self._clock.now()
+        call = self._calls[invocation_id] = _CallState(
+            entry, request, invocation_id, accepted, lease
+        )
+        try:
+            lease.start(self._hand_over(call, lease), partial(self._end, call, lease, ended))
+        except Exception as error:
+            lease.leave()
+            ended(self._rest(call, None, error))
+
+    def _end(self, call: _CallState, lease: HeldLease, ended: "Ended", result: CallResult) -> None:
+        record: Invocation | None = None
+        error: Exception | None = None
+        try:
+            record = self._conclude(call, lease, result)
+        except Exception as raised:
+            error = raised
+        lease.leave()
+        if record is None or record.status in UNUSUAL or self.journal.must_drain:
+            ended(self._rest(call, record, error))
+        else:
+            self._leave(call, record)
+            ended(record)
+
+    async def _rest(
+        self, call: _CallState, record: Invocation | None, error: Exception | None
+    ) -> Invocation:
+        """The end of an invocation of `start` that is unusual: `error`, or one that `record`
+        shows.
+        """
+        try:
+            if error is not None:
+                raise error
+            await self.journal.drain()
+        except Exception as raised:
+            await self._failed(call, raised)
+            raise
+        finally:
+            del error  # otherwise its traceback would refer to it
+            self._leave(call, record)
+        assert record is not None
+        if record.status in UNUSUAL:
+            raise failure_of(record)
+        return record
+
+    def _leave(self, call: _CallState, record: Invocation | None) -> None:
+        """The invocation is over. `record`: its final record, if it has one."""
+        del self._calls[call.invocation_id]
+        if call.output is not None:
+            call.output.close()
+        if call.on_end is not None:
+            call.on_end.set_result(record)
+        if self._draining and not self._calls:
+            self._idle.set()
 
     async def _by_default(self, entry: Entry, request: Request) -> Request:
         assert self._aliases is not None
@@ -412,8 +487,8 @@ class Invoker:
                 unkept.with_record(call.invocation_id, executed=False)
                 raise
 
-    async def _run(self, call: _CallState, lease: Lease) -> Invocation:
-        """Open the record, make the round trip to the guest, and close the record."""
+    def _hand_over(self, call: _CallState, lease: Lease) -> Call:
+        """Open the record. Returns the data for the instance. Raises `StoreUnavailable`."""
         request, version, start_timing = call.request, lease.version, lease.start_timing
         timeout = request.timeout_seconds or version.spec.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
@@ -437,36 +512,45 @@ class Invoker:
         )
         before = self._clock.now()
         self.journal.opened(record)
-        recorded = self._clock.now() - before
+        call.recorded = self._clock.now() - before
         call.is_handed_over, call.running, call.output = True, record, OutputLog()
         call.started, call.started_at, call.start_timing = started, handed_over, start_timing
         for hear in self.on_opened.hearers:
             hear(record)
         if self._listeners or request.on_start is not None:
             self._tell(call)
-        result = await lease.call(_call_of(request, variables, timeout, call.output))
+        return _call_of(request, variables, timeout, call.output)
+
+    def _conclude(self, call: _CallState, lease: Lease, result: CallResult) -> Invocation:
+        """Close the record with the result. Raises `StoreUnavailable`."""
+        request, spec, record = call.request, lease.version.spec, call.running
+        assert record is not None
         if request.judge is not None and result.refusal is None:
             result = request.judge(result)
-        took = self._clock.now() - started
-        ran, at_ms = took - recorded, int(handed_over * 1000)
+        took = self._clock.now() - call.started
         kept = timeline.of_call(
-            call.accepted, started, start_timing, ran=ran, recorded=recorded, started_ms=at_ms
+            call.accepted,
+            call.started,
+            call.start_timing,
+            ran=took - call.recorded,
+            recorded=call.recorded,
+            started_ms=int(call.started_at * 1000),
         )
         record = record.after(
             result,
-            int(handed_over + took),
+            int(call.started_at + took),
             math.ceil(took * 1000),
             kept,
             RunContext(
-                memory_mib=version.spec.memory_limit_mb,
-                timeout_s=timeout,
-                is_value=version.spec.runtime_snapshot.returns_values,
-                runner=version.spec.runtime_snapshot.runner,
-                network=version.spec.runtime_snapshot.network,
+                memory_mib=spec.memory_limit_mb,
+                timeout_s=request.timeout_seconds or spec.timeout_seconds,
+                is_value=spec.runtime_snapshot.returns_values,
+                runner=spec.runtime_snapshot.runner,
+                network=spec.runtime_snapshot.network,
             ),
         )
         call.running = None
-        return self._close(call, record, started + took)
+        return self._close(call, record, call.started + took)
 
     def _traceparent(self, call: _CallState) -> str | None:
         """The handler's traceparent: the caller's header, or the span of the handler itself."""

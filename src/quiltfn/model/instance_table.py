@@ -170,6 +170,8 @@ class InstanceTable:
             )
 
     def _charge(self, instance: Instance, mib: float) -> None:
+        if mib == instance.charge_mib:
+            return  # in every invocation, when its instance is recycled
         self._memory.count(mib - instance.charge_mib)
         self._charged_mib += mib - instance.charge_mib
         instance.charge_mib = mib

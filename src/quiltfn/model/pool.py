@@ -150,23 +150,31 @@ class Pool:
         """A new invocation: assigns an instance, queues the invocation, or refuses it."""
         if self.current is None:
             return [Refuse(waiter, self.closed_because)]
-        self._calls += 1
-        if self.keep_alive is not None:
-            self.keep_alive.called(now)
+        self._count_call(now)
         if not self.queue:
             shared = self._with_room() if self._is_shared else None
             if shared is not None:
                 return [self._share(shared, waiter, now, cold=False)]
-            idle = self._table.in_state(READY, digest=self.current)
-            # The instance that became ready last has the warmest caches, and the others become idle
-            # for long enough to be ended.
-            if idle and self._may_assign(idle[-1], now):
-                return [self._assign(idle[-1], waiter, now, cold=False)]
+            ready = self._next_ready(now)
+            if ready is not None:
+                return [self._assign(ready, waiter, now, cold=False)]
         if len(self.queue) >= self.limits.queue_max:
             waited = now - self.queue.first.since if self.queue else 0.0
             return [Refuse(waiter, Full.QUEUE, self._retry_after_s(waited))]
         self.queue.append(waiter, now)
         return self._provide(now)
+
+    def acquire_at_once(self, waiter: int, now: float) -> Assign | None:
+        """As `acquire`, for a new invocation that would get a ready instance for itself. Otherwise
+        None, without effect.
+        """
+        if self.current is None or self._is_shared or self.queue:
+            return None
+        ready = self._next_ready(now)
+        if ready is None:
+            return None
+        self._count_call(now)
+        return self._assign(ready, waiter, now, cold=False)
 
     def cancel(self, waiter: int, now: float) -> list[Action]:
         """The caller gave up: removes the invocation, or releases its unused instance."""
@@ -823,6 +831,18 @@ class Pool:
         places = max(0, self.limits.max_instances - self.places.used)
         leaving = self.places.leaving
         return self.prepared_count - self._table.count_serving(prepared) - places - leaving
+
+    def _count_call(self, now: float) -> None:
+        self._calls += 1
+        if self.keep_alive is not None:
+            self.keep_alive.called(now)
+
+    def _next_ready(self, now: float) -> Instance | None:
+        """The ready instance for a new invocation: the one that became ready last has the warmest
+        caches, and the others become idle for long enough to be ended.
+        """
+        idle = self._table.in_state(READY, digest=self.current)
+        return idle[-1] if idle and self._may_assign(idle[-1], now) else None
 
     def _may_assign(self, instance: Instance, since: float) -> bool:
         """Whether an invocation that has waited since `since` may run: there is enough memory, and

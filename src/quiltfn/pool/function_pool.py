@@ -80,6 +80,14 @@ class PoolLease:
         self._sandbox: Sandbox | None = None
         self._call: Call | None = None
 
+    def enter_at_once(self) -> "PoolLease | None":
+        found = self._pool.acquire_at_once()
+        if found is None:
+            return None
+        self._waiter, self.instance = found.waiter, found.instance
+        self.start_timing, self.version = None, self._pool.version_of(found.instance)
+        return self
+
     async def __aenter__(self) -> "PoolLease":
         pool = self._pool
         self._waiter, handed = pool.acquire()
@@ -107,8 +115,20 @@ class PoolLease:
             result = await self._call_shared(self._sandbox, call)
         else:
             result = await self._sandbox.call(call)
-        self._ended_well = result.kind in ENDED_BY_ITSELF and not result.out_of_memory
+        self._note(result)
         return result
+
+    def start(self, call: Call, on_end: Callable[[CallResult], None]) -> None:
+        def ended(result: CallResult) -> None:
+            self._note(result)
+            on_end(result)
+
+        self._used, self._sandbox = True, self._pool.sandboxes[self.instance]
+        self._call = call
+        self._sandbox.start(call, ended)
+
+    def _note(self, result: CallResult) -> None:
+        self._ended_well = result.kind in ENDED_BY_ITSELF and not result.out_of_memory
 
     async def _call_shared(self, sandbox: Sandbox, call: Call) -> CallResult:
         """Call a shared sandbox; the result has this invocation's share of the time."""
@@ -137,6 +157,9 @@ class PoolLease:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
         if self._used:
             self._pool.release(self.instance, self._waiter, healthy=self._ended_well)
         else:
@@ -254,6 +277,18 @@ class FunctionPool:
         self._waiters[waiter] = future
         self._perform(actions)
         return waiter, future
+
+    def acquire_at_once(self) -> decided.Assign | None:
+        """A ready instance for a new waiter. Returns None, without effect, if it had to wait, and
+        for web servers.
+        """
+        version = self._versions.get(self.model.current or "")
+        if version is None or version.spec.runtime_snapshot.kind is Kind.SERVER:
+            return None
+        found = self.model.acquire_at_once(next(self._waiter_numbers), self._clock.now())
+        if found is not None:
+            self._tell_changed(self)
+        return found
 
     def cancel(self, waiter: int) -> None:
         self._waiters.pop(waiter, None)

@@ -160,6 +160,9 @@ class Sandbox(Protocol):
         running: destroy the sandbox.
         """
 
+    def start(self, call: Call, on_end: Callable[[CallResult], None]) -> None:
+        """As `call`, but pass the result to `on_end`, which must not raise. Not for web servers."""
+
     def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:
         """Make the method `call` return that result at once. Returns whether an invocation was
         running; one that already has its result keeps it. The handler keeps running, so destroy the
@@ -243,10 +246,19 @@ class Lease(Protocol):
         """As `Sandbox.call`. If the invocation did not end by itself, the instance is not used
         again.
         """
+        ...
+
+    def start(self, call: Call, on_end: Callable[[CallResult], None]) -> None:
+        """As `Sandbox.start`."""
 
 
 class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
     """A lease to enter: entering waits for an instance, which the block then holds."""
+
+    def enter_at_once(self) -> "HeldLease | None":
+        """Enter with a ready instance, without a block. Returns None, without effect, if there is
+        none, and for web servers.
+        """
 
     def withdraw(self, error: Exception) -> None:
         """End the wait with `error`. No effect before the wait, or once an instance is assigned:
@@ -260,6 +272,13 @@ class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
         """After exit: if the invocation did not end by itself, wait until its processes have
         ended.
         """
+
+
+class HeldLease(PendingLease, Lease, Protocol):
+    """A lease that was entered at once."""
+
+    def leave(self) -> None:
+        """Exit: return the instance."""
 
 
 class NotPrepared(StartFailed):

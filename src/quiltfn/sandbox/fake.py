@@ -126,6 +126,9 @@ class FakeSandbox:
         finally:
             handler.cancel()
 
+    def start(self, call: Call, on_end: Callable[[CallResult], None]) -> None:
+        asyncio.ensure_future(self.call(call)).add_done_callback(lambda task: on_end(task.result()))
+
     def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:  # noqa: ARG002
         return self._finish(self._ended_now(kind, by))
 

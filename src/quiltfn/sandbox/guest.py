@@ -10,6 +10,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from quiltfn.guest import wire
@@ -156,7 +157,7 @@ class GuestSandbox(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._greeted: asyncio.Future[int] = self._loop.create_future()
         self._specialised: asyncio.Future[wire.Specialised] = self._loop.create_future()
-        self._end: asyncio.Future[CallResult] | None = None
+        self._end: Callable[[CallResult], None] | None = None
         self._on_clean: Callable[[], None] = _nothing
         self._on_lost: Callable[[], None] = _nothing
         self._nonce = 0
@@ -226,6 +227,11 @@ class GuestSandbox(asyncio.Protocol):
     async def call(self, call: Call) -> CallResult:
         if self._web_server is not None:
             return await self._web_server.call(call) if self.is_alive else _ended_before()
+        future: asyncio.Future[CallResult] = self._loop.create_future()
+        self.start(call, partial(_settle, future))
+        return await future
+
+    def start(self, call: Call, on_end: Callable[[CallResult], None]) -> None:
         self._nonce += 1
         frame = wire.encode_call(
             nonce=self._nonce,
@@ -237,16 +243,15 @@ class GuestSandbox(asyncio.Protocol):
         )
         self._output, self._long_output = call.output, call.long_output
         self._output_bytes, self._room_bytes = 0, SHORT_OUTPUT_BYTES
-        self._end = self._loop.create_future()
         if not self.is_alive:
-            return _ended_before()
-        self.is_clean = False
+            self._loop.call_soon(on_end, _ended_before())
+            return
+        self._end, self.is_clean = on_end, False
         self._write(frame)
         del frame  # the frame is already sent, and possibly long
         self._overdue_at = self._loop.time() + call.timeout_s + OUTER_DEADLINE_S
         if self._outer is None or self._outer_at > self._overdue_at:
             self._look_again_at(self._overdue_at)
-        return await self._end
 
     def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:
         if self._web_server is not None:
@@ -325,6 +330,7 @@ class GuestSandbox(asyncio.Protocol):
         elif isinstance(event, wire.End) and self._awaits(event.nonce):
             self._finish(
                 EXIT_KINDS[event.kind],
+                is_reported=True,
                 code=event.code,
                 out_of_memory=self._was_killed_for_memory(),
                 stdout_dropped=event.dropped_stdout + event.dropped_result,
@@ -425,24 +431,27 @@ class GuestSandbox(asyncio.Protocol):
     def _awaits(self, nonce: int) -> bool:
         return nonce == self._nonce and self._end is not None
 
-    def _finish(self, kind: ExitKind, **more: Any) -> bool:
-        """Sets the result of the running invocation, with the output so far. Returns False if there
-        is no invocation, or it has a result.
+    def _finish(self, kind: ExitKind, *, is_reported: bool = False, **more: Any) -> bool:
+        """Ends the running invocation, with the output so far. Returns False if there is none, or
+        it has a result. `is_reported`: by the guest; otherwise others may be in the middle of a
+        change, and get the result later.
         """
-        future, self._end = self._end, None
+        on_end, self._end = self._end, None
         if self._is_paused:  # the invocation ended with the output that caused the pause
             self._read_on()
         # Dropped here, so that an idle instance has no data of its last invocation.
         log, self._output = self._output, None
-        if future is None or future.done() or log is None:
+        if on_end is None or log is None:
             return False
         stdout, stderr = log.take()
         if self._has_heap_limit and kind is ExitKind.SIGNALLED and HEAP_IS_FULL in stderr:
             more["out_of_memory"] = more.get("out_of_memory") or more["code"] == signal.SIGABRT
         order = output.to_text(log.order)
-        future.set_result(
-            CallResult(kind=kind, stdout=stdout, stderr=stderr, output_order=order, **more)
-        )
+        result = CallResult(kind=kind, stdout=stdout, stderr=stderr, output_order=order, **more)
+        if is_reported:
+            on_end(result)
+        else:
+            self._loop.call_soon(on_end, result)
         return True
 
     def _was_killed_for_memory(self) -> bool:
@@ -536,6 +545,11 @@ class GuestSandbox(asyncio.Protocol):
 
 def _ended_before() -> CallResult:
     return CallResult(kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call")
+
+
+def _settle(future: "asyncio.Future[CallResult]", result: CallResult) -> None:
+    if not future.done():
+        future.set_result(result)
 
 
 def _nothing() -> None:

@@ -254,9 +254,14 @@ class SpoolJournal:
         if record.invocation_id in self._pending:
             self._pending[record.invocation_id] = record
 
+    @property
+    def must_drain(self) -> bool:
+        """Whether `drain` would wait."""
+        return self._spool.size > WAITING_MAX_BYTES and self._failure is None
+
     async def drain(self) -> None:
         """Waits while too much is uncommitted; returns at once if commits fail."""
-        while self._spool.size > WAITING_MAX_BYTES and self._failure is None:
+        while self.must_drain:
             await asyncio.shield(self._commit_now())
 
     async def synced(self) -> None:
