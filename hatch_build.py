@@ -1,6 +1,6 @@
-"""Build hook: compiles the guest and the library of its shells, and builds the dashboard, so that a
-wheel or an editable install carries them. A wheel carries the documentation as well, and a source
-archive both, as they were built.
+"""Build hook: compiles the guest, the library of its shells, and the native module, and builds the
+dashboard, so that a wheel or an editable install carries them. A wheel carries the documentation as
+well, and a source archive both, as they were built.
 
 An editable install compiles it in place. A wheel compiles it elsewhere, for the processor that
 QUILTFN_MACHINE names, and leaves the binary that the checkout runs with alone. A wheel for this
@@ -21,45 +21,53 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wmissing-prototypes", "-Werror"]
 HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
-GUEST = Path("src/quiltfn/guest")
 MACHINES = ("x86_64", "aarch64")
 
 
-SHELL = "shell.c"
+GUEST, NATIVE = Path("src/quiltfn/guest"), Path("src/quiltfn/native")
+SHELL = GUEST / "shell.c"
+LIBRARY = ["-shared", "-fPIC", "-Wl,-z,now"]
 
-# By the name that it has in bin: how it is made. The guest is static, since it runs in whatever
-# execution image a sandbox has; a shell can only load a library.
-PROGRAMS = {"guest": ["-static", *HARDENING], "shell.so": ["-shared", "-fPIC", "-Wl,-z,now"]}
+# What is made, and how. The guest is static, since it runs in whatever execution image a sandbox
+# has; a shell can only load a library.
+PROGRAMS = {
+    GUEST / "bin/guest": ["-static", *HARDENING],
+    GUEST / "bin/shell.so": LIBRARY,
+    NATIVE / "compiled.abi3.so": [*LIBRARY, *HARDENING],
+}
 
 
-def units_of(name: str, source: Path) -> list[Path]:
+def units_of(program: Path, root: Path) -> list[Path]:
     """What a program is compiled from, in an order that does not change what comes out."""
-    others = sorted(one for one in source.glob("*.c") if one.name != SHELL)
-    return [source / SHELL] if name == "shell.so" else others
+    if program.name == "shell.so":
+        return [root / SHELL]
+    source = NATIVE if program.is_relative_to(NATIVE) else GUEST
+    return sorted(one for one in (root / source).glob("*.c") if one != root / SHELL)
 
 
-def compile_into(directory: Path, source: Path, compiler: str = "cc") -> None:
-    """Compiles every program out of the directory `source`."""
+def compile_into(directory: Path, root: Path, compiler: str = "cc") -> None:
+    """Compiles every program, from the sources in `root`."""
     if shutil.which(compiler) is None:
         raise RuntimeError(
             f"the guest needs a C compiler to be built, and there is no {compiler!r}"
         )
-    directory.mkdir(exist_ok=True)
-    for name, how in PROGRAMS.items():
-        fresh = directory / f"{name}.new"
+    for program, how in PROGRAMS.items():
+        target = directory / program
+        fresh = target.with_name(f"{target.name}.new")
+        fresh.parent.mkdir(parents=True, exist_ok=True)
         options = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-s", *how, *WARNINGS]
-        command = [compiler, *options, "-o", str(fresh), *map(str, units_of(name, source))]
+        command = [compiler, *options, "-o", str(fresh), *map(str, units_of(program, root))]
         subprocess.run(command, check=True)
-        fresh.replace(directory / name)
+        fresh.replace(target)
 
 
 def compile_in_place(root: Path) -> None:
     """Only if a program is older than what they are made from."""
-    source, programs = root / GUEST, [root / GUEST / "bin" / name for name in PROGRAMS]
-    parts = [*source.glob("*.c"), *source.glob("*.h"), Path(__file__)]
-    newest = max(part.stat().st_mtime for part in parts)
+    programs = [root / program for program in PROGRAMS]
+    parts = [one for source in (GUEST, NATIVE) for one in (root / source).glob("*.[ch]")]
+    newest = max(part.stat().st_mtime for part in (*parts, Path(__file__)))
     if not all(one.exists() and one.stat().st_mtime >= newest for one in programs):
-        compile_into(source / "bin", source)
+        compile_into(root, root)
 
 
 class GuestBuildHook(BuildHookInterface[Any]):
@@ -79,9 +87,10 @@ class GuestBuildHook(BuildHookInterface[Any]):
             machine = os.environ.get("QUILTFN_MACHINE") or machine
             self._elsewhere = tempfile.TemporaryDirectory(prefix="quiltfn-guest-")
             directory = Path(self._elsewhere.name)
-            compile_into(directory, root / GUEST, compiler_for(machine))
-            for name in PROGRAMS:
-                build_data["force_include"][str(directory / name)] = f"quiltfn/guest/bin/{name}"
+            compile_into(directory, root, compiler_for(machine))
+            for program in PROGRAMS:
+                place = str(program.relative_to("src"))
+                build_data["force_include"][str(directory / program)] = place
             if machine == platform.machine():
                 self._build_shell(root, build_data["force_include"])
             # What `quiltfn service install` writes.
@@ -90,8 +99,8 @@ class GuestBuildHook(BuildHookInterface[Any]):
                 build_data["force_include"][str(file)] = place
         build_data["pure_python"] = False
         build_data["infer_tag"] = False
-        # The guest is static, the library asks for what every libc has, and the rest is Python: any
-        # Linux of this processor runs it.
+        # The guest is static, the libraries ask for what every libc and every Python has, and the
+        # rest is Python: any Linux of this processor runs it.
         build_data["tag"] = f"py3-none-linux_{machine}"
 
     def _build_shell(self, root: Path, included: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "model": set(),
     "wire": set(),
     "guest": set(),
+    "native": set(),
     "ports": {"model"},
     "observe": {"model"},
     "http_trigger": {"model"},
@@ -18,7 +19,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "settings": {"base"},
     "launcher": {"base"},
     "pool": CORE | {"base", "observe"},
-    "sandbox": CORE | {"base", "guest", "http_trigger"},
+    "sandbox": CORE | {"base", "guest", "http_trigger", "native"},
     "images": CORE | {"base"},
     "store": CORE | {"base"},
     "host": {"model", "store"},
@@ -26,7 +27,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "functions": CORE | {"base", "images", "store"},
     "calls": CORE | {"base", "observe", "store", "functions", "tenants"},
     "api": CORE
-    | {"base", "observe", "http_trigger", "store", "host", "tenants", "functions", "calls", "wire"},
+    | {"base", "observe", "http_trigger", "store", "host", "tenants", "functions", "calls", "wire"}
+    | {"native"},
     "fleet": CORE
     | {"base", "observe", "settings", "http_trigger", "pool", "images", "store", "host", "tenants"}
     | {"functions", "calls", "api"},

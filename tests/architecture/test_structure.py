@@ -426,7 +426,7 @@ def test_the_import_rule_can_fail(tmp_path: Path) -> None:
     assert rooms_known(bad) - MAY_KNOW["model"] == {"store", "api"}
 
 
-GUEST_LINES_MAX = 2600
+GUEST_LINES_MAX, NATIVE_LINES_MAX = 2600, 750
 
 
 def lines_of_code(text: str) -> int:
@@ -442,3 +442,14 @@ def test_the_guest_can_be_read_in_one_sitting() -> None:
     assert len(texts) > 20
     assert 0 < sum(map(lines_of_code, texts)) <= GUEST_LINES_MAX
     assert lines_of_code("// why\n\nint a; // what\n    // more\n}\n") == 2
+
+
+def test_the_native_module_stays_small() -> None:
+    """It reads what clients send, in the server's process."""
+    texts = [one.read_text() for one in (PACKAGE / "native").glob("*.[ch]")]
+    assert 0 < sum(map(lines_of_code, texts)) <= NATIVE_LINES_MAX
+
+
+def test_c_is_only_where_it_must_be() -> None:
+    """In sandboxes, and for the requests that are most frequent by far."""
+    assert {room(one) for one in PACKAGE.rglob("*.[ch]")} == {"guest", "native"}

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.sandbox
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = "quiltfn/guest/bin/guest"
 SHELL_LIBRARY = "quiltfn/guest/bin/shell.so"
-BUILT = ("quiltfn/guest/bin/", "quiltfn/web/", "quiltfn/site/")
+NATIVE_LIBRARY = "quiltfn/native/compiled.abi3.so"
+BUILT = ("quiltfn/guest/bin/", NATIVE_LIBRARY, "quiltfn/web/", "quiltfn/site/")
 CHECKOUTS_GUEST = ROOT / "src" / GUEST
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
 X86_64, AARCH64 = 62, 183
@@ -72,8 +73,9 @@ def check_guest(wheel: Path, machine: int) -> None:
         )
         assert archive.getinfo(GUEST).external_attr >> 16 & 0o111, "it can be executed"
         seen, kinds = program_headers(archive.read(GUEST))
-        library, _ = program_headers(archive.read(SHELL_LIBRARY))
-    assert seen == library == machine
+        shell, _ = program_headers(archive.read(SHELL_LIBRARY))
+        native, _ = program_headers(archive.read(NATIVE_LIBRARY))
+    assert seen == shell == native == machine
     assert not kinds & {PT_INTERP, PT_DYNAMIC}, "it is static"
 
 
@@ -193,6 +195,11 @@ SERVER_ALONE |= {"prometheus_client", "uvloop", "httpx", "rich"}
 def python(command: Path) -> Path:
     """The interpreter that the wheel was installed for."""
     return command.resolve().parent / "python"
+
+
+def test_the_native_module_fits_the_python_of_the_wheel(python: Path, away: Path) -> None:
+    show = "from quiltfn.native import compiled; print(compiled.__file__)"
+    assert run(python, "-c", show, cwd=away).strip().endswith(NATIVE_LIBRARY)
 
 
 @promise("M10")

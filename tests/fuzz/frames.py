@@ -25,7 +25,7 @@ ATHERIS = "atheris==3.1.0"
 # The maximum length of inputs. They can be short, since a session is a list of events, and a frame
 # can specify its growth.
 LONGEST = 1024
-MOST_KEPT = {"session": 110, "shell": 55}
+MOST_KEPT = {"session": 110, "shell": 55, "request": 32}
 MOST_KEPT_OF_OTHERS = 18
 # Messages of a runner, from which the fuzzers build inputs.
 WORDS = [b"ready ", b"result stdout\n", b"refused ", b"done 1 exited 0", b"done 2 ", b"killed 9"]

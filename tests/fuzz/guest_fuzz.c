@@ -445,6 +445,27 @@ static void shell_target(const uint8_t *data, size_t size)
     free(copy);
 }
 
+// ------------------------------------------------------------------------ the server's native module
+
+bool native_run(const char *bytes, size_t n); // native_fuzz.c
+bool native_reply_run(const char *bytes, size_t n);
+void native_is_wrong(const char *what);
+
+void native_is_wrong(const char *what)
+{
+    wrong("%s", what);
+}
+
+static void request_target(const uint8_t *data, size_t size)
+{
+    taken = native_run((const char *)data, size);
+}
+
+static void reply_target(const uint8_t *data, size_t size)
+{
+    taken = native_reply_run((const char *)data, size);
+}
+
 // ----------------------------------------------------------------------------------- a guest's life
 
 static bool serves_by_itself(void)
@@ -554,6 +575,8 @@ static const struct {
                {"script", script_target},
                {"block", block_target},
                {"shell", shell_target},
+               {"request", request_target},
+               {"reply", reply_target},
                {"session", session_target}};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,4 +1,6 @@
-"""Builds the guest as a program for a fuzzer, and as one that replays the stored inputs."""
+"""Builds the guest and the native module as a program for a fuzzer, and as one that replays the
+stored inputs.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,14 @@ from sandbox.bare_guest import SOURCE, STRICT
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
-HARNESS = [HERE / "guest_fuzz.c", HERE / "shell_fuzz.c"]
+HARNESS = [HERE / "guest_fuzz.c", HERE / "shell_fuzz.c", HERE / "native_fuzz.c"]
+NATIVE = SOURCE.parent / "native"
 # The numbered version comes first, since it is known to build fuzzers.
 COMPILERS = ("clang-19", "clang")
 # The share of the time for each target. A guest's whole life (`session`) gets most, since most can
 # be found there.
 GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "block": 1}
-GUEST_TARGETS |= {"shell": 2, "session": 6}
+GUEST_TARGETS |= {"shell": 2, "request": 1, "reply": 1, "session": 6}
 PARSER_TARGETS = {"decoder": 2, "json": 2, "long-json": 1}
 CHECKED = ["-g", "-fno-sanitize-recover=all"]
 # Reports of leaks are off, since they would hide more important findings.
@@ -44,8 +47,10 @@ def build_control(target: Path, guest: Path, file: str, unchanged: Path) -> Path
     """
     command = ["cc", *STRICT, "-O0", "-fsanitize=address"]
     halves = []
+    own = "native" if (NATIVE / file).exists() else file.removesuffix(".c")
+    changed = {"shell": "shell_fuzz.c", "native": "native_fuzz.c"}.get(own, "guest_fuzz.c")
     for half in HARNESS:
-        is_in_it = file.endswith(".h") or (file == "shell.c") == (half.name == "shell_fuzz.c")
+        is_in_it = file.endswith(".h") or half.name == changed
         halves.append((target.parent if is_in_it else unchanged) / half.with_suffix(".o").name)
         if not halves[-1].exists():
             source = guest if is_in_it else SOURCE
@@ -57,7 +62,8 @@ def build_control(target: Path, guest: Path, file: str, unchanged: Path) -> Path
 def _build(
     command: Sequence[str], target: Path, guest: Path, files: Sequence[Path] = HARNESS
 ) -> None:
-    where = ["-I", guest, f'-DSHELL_SOURCE="{guest / "shell.c"}"']
+    where = ["-I", guest, "-I", guest.parent / "native"]
+    where += [f'-DSHELL_SOURCE="{guest / "shell.c"}"']
     subprocess.run([*command, *where, "-o", target, *files], check=True)  # type: ignore[list-item]
 
 
@@ -100,10 +106,14 @@ def kept(name: str) -> list[Path]:
 
 
 def with_mistake(directory: Path, file: str, right: str, mistaken: str) -> Path:
-    """A copy of the guest's sources in which `mistaken` replaces `right`."""
-    copy = directory / "guest"
-    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("bin", "runners", "*.py"))
-    text = (copy / file).read_text()
-    assert text.count(right) == 1, f"{file} has {right!r} {text.count(right)} times"
-    (copy / file).write_text(text.replace(right, mistaken))
-    return copy
+    """A copy of the guest's sources, beside one of the native module's, in which `mistaken`
+    replaces `right`.
+    """
+    for source in (SOURCE, NATIVE):
+        copy = directory / source.name
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("bin", "runners", "*.py*"))
+        if (copy / file).exists():
+            text = (copy / file).read_text()
+            assert text.count(right) == 1, f"{file} has {right!r} {text.count(right)} times"
+            (copy / file).write_text(text.replace(right, mistaken))
+    return directory / SOURCE.name

@@ -17,12 +17,19 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import httptools
 import msgspec
 
+from quiltfn.api.app import REQUEST_ID
 from quiltfn.api.http import parse
 from quiltfn.guest import wire
 from quiltfn.model.errors import BadRequest, Unprocessable
-from quiltfn.wire import FunctionChanges, NewFunction
+from quiltfn.native import compiled
+from quiltfn.wire import FunctionChanges, NewFunction, NewInvocation
+
+ORDINARY_HEADERS = {"host", "content-type", "content-length", "x-api-key", "authorization"}
+ORDINARY_HEADERS |= {"x-request-id", "accept", "connection", "user-agent", "accept-encoding"}
+ORDINARY_HEADERS |= {"accept-language", "sec-fetch-mode"}
 
 # ------------------------------------------------------------------------------- a guest's frames
 
@@ -271,6 +278,89 @@ def check_told(refusal: Unprocessable) -> None:
     """Check that the error can be sent, and is shorter than the input."""
     answer = msgspec.json.encode([str(refusal), refusal.details])
     assert len(answer) < 10_000, f"a refusal of {len(answer)} bytes"
+
+
+# ---------------------------------------------------------------------------- ordinary invocations
+
+
+class Heard:
+    """The server's other parser's view of a request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.target = self.body = b""
+        self.headers: dict[str, str] = {}
+        self.ends = 0
+        parser = httptools.HttpRequestParser(self)
+        parser.feed_data(data)
+        self.method, self.version = parser.get_method(), parser.get_http_version()
+        self.keeps_alive = parser.should_keep_alive()
+
+    def on_url(self, target: bytes) -> None:
+        self.target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        assert name.lower().decode() not in self.headers, "a header is there twice"
+        self.headers[name.lower().decode()] = value.decode()
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.ends += 1
+
+
+def invocation(data: bytes) -> None:
+    """What the native module takes for an ordinary invocation must be exactly that for the
+    server's other parsers.
+    """
+    assert compiled is not None, "the native module is not built"
+    found = compiled.request(data)
+    if found is None:
+        return
+    is_by_name, function, host, key, request_id, payload = found
+    heard = Heard(data)
+    assert (heard.method, heard.version, heard.ends) == (b"POST", "1.1", 1)
+    assert heard.keeps_alive, "the connection ends"
+    path = f"/api/functions/{f'invoke/{function}' if is_by_name else f'{function}/invoke'}"
+    assert heard.target == path.encode()
+    headers = heard.headers
+    assert set(headers) <= ORDINARY_HEADERS, "a header is not ordinary"
+    assert len(data.partition(b"\r\n\r\n")[2]) == len(heard.body), "a part of the body is not read"
+    bearer = headers.get("authorization", "")
+    assert key == headers.get("x-api-key", bearer[7:] or None)
+    assert not bearer or (bearer[:7].lower() == "bearer " and bearer[7:].strip() == key)
+    assert (host, request_id) == (headers["host"], headers.get("x-request-id"))
+    assert request_id is None or REQUEST_ID.fullmatch(request_id)
+    assert headers.get("accept", "*/*").lower() in ("*/*", "application/json")
+    assert headers.get("connection", "keep-alive").lower() == "keep-alive"
+    if heard.body:
+        assert headers["content-type"].lower() == "application/json"
+        given = parse.shape(parse.json_value(heard.body), NewInvocation)
+        wanted = None if payload is None else payload.decode()
+        assert given == NewInvocation(payload=wanted), "the body means something else"
+    else:
+        assert payload is None
+
+
+def reply(data: bytes) -> None:
+    """What the native module takes for the end of an ordinary invocation must be exactly that for
+    the other decoder.
+    """
+    assert compiled is not None, "the native module is not built"
+    nonce = int.from_bytes(data[8:16], "little")
+    found = compiled.reply(data, nonce)
+    if found is not None:
+        stream, output, is_clean = found
+        pieces = [wire.Output(nonce, "stderr" if stream == "stderr" else "stdout", output)]
+        end = wire.End(nonce, wire.ExitKind.EXITED, 0, 0, 0, "")
+        wanted = [*(pieces if output else []), end, *([wire.Clean(nonce)] if is_clean else [])]
+        events = [
+            wire.Output(one.nonce, one.stream, one.data) if isinstance(one, wire.Result) else one
+            for one in wire.Decoder().feed(data)
+        ]
+        assert events == wanted
+    if compiled.clean(data, nonce):
+        assert wire.Decoder().feed(data) == [wire.Clean(nonce)]
 
 
 TARGETS: dict[str, Callable[..., None]] = {

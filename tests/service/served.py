@@ -9,6 +9,7 @@ from quiltfn.api.app import make_app
 from quiltfn.api.http.connections import Connections
 from quiltfn.api.http.route import Route
 from quiltfn.api.http.server import Server
+from quiltfn.api.lane import lane_of
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.api.services import Services
 from service.platform_harness import Harness
@@ -16,11 +17,15 @@ from service.platform_harness import Harness
 
 @contextlib.asynccontextmanager
 async def served(
-    harness: Harness, routes: Sequence[Route[Services]] = ROUTES
+    harness: Harness, routes: Sequence[Route[Services]] = ROUTES, *, has_lane: bool = True
 ) -> AsyncIterator[int]:
-    """The port of a server with these routes over the services of the harness."""
+    """The port of a server with these routes over the services of the harness. `has_lane`: with the
+    native lane, if it is built.
+    """
     connections = Connections(responses=harness.services.budgets.responses)
-    server = Server(make_app(harness.services, routes), connections)
+    app = make_app(harness.services, routes)
+    lane = lane_of(harness.services, app, connections.limits) if has_lane else None
+    server = Server(app, connections, lane=lane)
     listener = socket.create_server(("127.0.0.1", 0))
     port: int = listener.getsockname()[1]
     running = asyncio.create_task(server.serve(listener))

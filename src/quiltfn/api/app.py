@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import MappingProxyType
 
+import msgspec
 import structlog
 
 from quiltfn.api.audit import AuditLog
@@ -31,6 +32,7 @@ from quiltfn.api.http.route import (
     NOBODY,
     AnyRoute,
     Application,
+    Handler,
     RequestContext,
     Route,
     by_path,
@@ -116,6 +118,17 @@ class App:
         found = find(path)
         return None if found is None else found[0].route(request.method)
 
+    def answer_call(
+        self, request: Request, request_id: str, caller: Caller, handler: Handler[Services]
+    ) -> Awaitable[Response]:
+        """Returns the response of `handler`, or to its error, for an invocation that has begun:
+        `request` was read and authorized.
+        """
+        found = self._find(request.path)
+        assert found is not None
+        endpoint, request.parameters = found
+        return endpoint.answer_call(request, request_id, caller, handler)
+
     def _find(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
         segments = path.split("/")
         for pattern, endpoint in self._endpoints[min(len(segments), self._longest)]:
@@ -159,16 +172,7 @@ class Endpoint:
         """
         request_id = own_or_new_id(request)
         route = self._routes.get(request.method, self._any_method)
-        context = RequestContext(
-            services=self._services,
-            help=self._help,
-            request=request,
-            request_id=request_id,
-            route=route,
-            headers=request.headers,
-            parameters=request.parameters,
-            path=request.path,
-        )
+        context = self._context(request, request_id, route)
         if request.forwarded is not None:
             context.invocation_id = request.forwarded.invocation_id
         try:
@@ -192,10 +196,28 @@ class Endpoint:
                 )
         if route is not None and not route.is_invoke and route is not self._any_method:
             await self._compression.apply(response, request.headers)
-        if response.status >= 400 or (route is not None and route.action is not None):
-            _log_request(context, response)
-        response.headers.append(("x-request-id", request_id))
-        return response
+        return _complete(context, route, response)
+
+    async def answer_call(
+        self, request: Request, request_id: str, caller: Caller, handler: Handler[Services]
+    ) -> Response:
+        """As `App.answer_call`."""
+        route = msgspec.structs.replace(self._routes[request.method], handler=handler)
+        context = self._context(request, request_id, route)
+        context.caller, context.tenant_id = caller, caller.tenant_id
+        return _complete(context, route, await self._execute(context, request, route))
+
+    def _context(self, request: Request, request_id: str, route: Route[Services] | None) -> Context:
+        return RequestContext(
+            services=self._services,
+            help=self._help,
+            request=request,
+            request_id=request_id,
+            route=route,
+            headers=request.headers,
+            parameters=request.parameters,
+            path=request.path,
+        )
 
     async def _respond(
         self, context: Context, request: Request, route: Route[Services] | None
@@ -478,6 +500,14 @@ def _failure(context: Context, route: Route[Services] | None, error: QuiltfnErro
         error = for_strangers(error)
     response = failure(error, context.request_id)
     response.has_record = has_record
+    return response
+
+
+def _complete(context: Context, route: AnyRoute | None, response: Response) -> Response:
+    """Logs the request, if it must be, and adds its id to the response."""
+    if response.status >= 400 or (route is not None and route.action is not None):
+        _log_request(context, response)
+    response.headers.append(("x-request-id", context.request_id))
     return response
 
 

@@ -309,6 +309,11 @@ class Decoder:
         self._needed = _HEADER.size
         self._failed: WireError | None = None
 
+    @property
+    def is_in_frame(self) -> bool:
+        """Whether it has an incomplete frame."""
+        return bool(self._rest)
+
     def feed(self, data: bytes) -> list[Event]:
         """Returns the events that `data` completes, in order; keeps an incomplete frame.
 

@@ -19,6 +19,7 @@ from quiltfn.model.invocation import FROM_OUTSIDE, CallResult, ExitKind
 from quiltfn.model.output import OutputLog
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import VersionSpec
+from quiltfn.native import compiled
 from quiltfn.ports import (
     Call,
     Destination,
@@ -124,6 +125,25 @@ def specialise_frame(spec: VersionSpec) -> bytes:
         cwd=spec.working_directory or default_directory(spec),
         environment=variables,
         flags=flags,
+    )
+
+
+def call_frame(nonce: int, call: Call) -> bytes:
+    """The frame that runs the handler once. Raises as `wire.encode_call` does."""
+    timeout_ms = round(call.timeout_s * 1000)
+    if compiled is not None:
+        flags = wire.ENV_REPLACES if call.replaces_environment else 0
+        flags |= wire.FOLLOWED if call.is_followed else 0
+        frame = compiled.call(nonce, timeout_ms, flags, call.environment, call.payload)
+        if frame is not None:
+            return frame
+    return wire.encode_call(
+        nonce=nonce,
+        timeout_ms=timeout_ms,
+        environment=call.environment,
+        payload=call.payload,
+        env_replaces=call.replaces_environment,
+        is_followed=call.is_followed,
     )
 
 
@@ -233,14 +253,7 @@ class GuestSandbox(asyncio.Protocol):
 
     def start(self, call: Call, on_end: Callable[[CallResult], None]) -> None:
         self._nonce += 1
-        frame = wire.encode_call(
-            nonce=self._nonce,
-            timeout_ms=round(call.timeout_s * 1000),
-            environment=call.environment,
-            payload=call.payload,
-            env_replaces=call.replaces_environment,
-            is_followed=call.is_followed,
-        )
+        frame = call_frame(self._nonce, call)
         self._output, self._long_output = call.output, call.long_output
         self._output_bytes, self._room_bytes = 0, SHORT_OUTPUT_BYTES
         if not self.is_alive:
@@ -292,6 +305,8 @@ class GuestSandbox(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._hear_ordinary(data):
+            return
         try:
             for event in self._decoder.feed(data):
                 self._hear(event)
@@ -316,6 +331,33 @@ class GuestSandbox(asyncio.Protocol):
             self._finish(ExitKind.SANDBOX_GONE, out_of_memory=killed_for_memory)
         if self._destroyed is None:
             self._on_lost()
+
+    def _hear_ordinary(self, data: bytes) -> bool:
+        """As `_hear`, for the usual ends of the running invocation and of its cleaning, each in one
+        piece. Returns False, without effect, for anything else.
+        """
+        if compiled is None or self._decoder.is_in_frame or self._is_cancelled:
+            return False
+        if self._end is None:
+            if self.is_clean or not compiled.clean(data, self._nonce):
+                return False
+            self.is_clean = True
+            self._on_clean()
+            return True
+        found = compiled.reply(data, self._nonce)
+        if found is None or self._output is None:
+            return False
+        stream, piece, is_clean = found
+        if self._output_bytes + len(piece) > min(self._room_bytes, self._output_max):
+            return False
+        if piece:
+            self._output.append(stream, piece)
+        killed_for_memory = self._was_killed_for_memory()
+        self._finish(ExitKind.EXITED, is_reported=True, out_of_memory=killed_for_memory)
+        if is_clean:
+            self.is_clean = True
+            self._on_clean()
+        return True
 
     def _hear(self, event: wire.Event) -> None:
         # The most frequent first. Not `match`, which would take several times as long per frame.

@@ -33,6 +33,7 @@ from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.connections import ConnectionLimits, Connections
 from quiltfn.api.http.server import Server
 from quiltfn.api.http.stall_responder import StallResponder
+from quiltfn.api.lane import lane_of
 from quiltfn.base.clock import SystemClock
 from quiltfn.base.setting_files import BadSetting
 from quiltfn.model.errors import StoreUnavailable
@@ -95,7 +96,9 @@ async def serve(given: Inherited) -> None:
         app = make_app(platform.services)
         tls = tls_context(given)
         tune_gc()
-        server = Server(app, connections_of(given, platform.services.budgets), tls)
+        connections = connections_of(given, platform.services.budgets)
+        lane = lane_of(platform.services, app, connections.limits)
+        server = Server(app, connections, tls, lane)
         drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
         await asyncio.sleep(0)  # sets the SIGTERM handler, before readiness is reported
         stalled_s = platform.services.journal.stalled_s

@@ -187,6 +187,15 @@ class Access:
             hint="send a key as X-Api-Key or as Authorization: Bearer",
         )
 
+    def identify_at_once(self, secret: str) -> Caller | None:
+        """The caller, if its credential is known and nothing has to be refused; otherwise None:
+        `identify` decides.
+        """
+        caller = self._caller(secret)
+        if caller is None or self._is_refused(caller):
+            return None
+        return None if caller.token_ends_at is None and self._is_stale else caller
+
     @property
     def takes_tokens(self) -> bool:
         """Whether this server accepts signed tokens."""

@@ -22,7 +22,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import httptools
@@ -105,11 +105,24 @@ class RefusedRequestError(Exception):
     """Raised inside the parser's callbacks: the connection reads nothing more."""
 
 
-class HttpConnection(asyncio.Protocol):
-    """A connection that belongs to `connections`; `app` answers its requests."""
+class Lane(Protocol):
+    """Answers ordinary requests faster than an application."""
 
-    def __init__(self, app: Application, connections: Connections) -> None:
-        self._app, self._connections = app, connections
+    def take(self, connection: "HttpConnection", client: str, data: bytes) -> bool:
+        """Whether `data` is exactly one request that is answered here: by `answer_at_once` or
+        `answer` of the connection, after its `begin`. False: there was no effect.
+        """
+
+
+class HttpConnection(asyncio.Protocol):
+    """A connection that belongs to `connections`; `app` answers its requests, except for those that
+    `lane` takes.
+    """
+
+    def __init__(
+        self, app: Application, connections: Connections, lane: Lane | None = None
+    ) -> None:
+        self._app, self._connections, self._lane = app, connections, lane
         self._limits = connections.limits
         self._loop = asyncio.get_running_loop()
         # The parser's pieces of a body, collected first, since each may be a single byte.
@@ -218,6 +231,13 @@ class HttpConnection(asyncio.Protocol):
                 if self._rest_bytes > REST_MAX_BYTES:
                     self._transport.close()
             return
+        if (
+            self._lane is not None
+            and self._is_at_rest
+            and self._lane.take(self, self._client, data)
+        ):
+            self._stop_head_timer()
+            return
         # The parser reports only complete header and trailer fields, and chunk extensions never. To
         # limit endless ones, this counts the bytes since the last complete head, piece of a body or
         # request.
@@ -237,6 +257,20 @@ class HttpConnection(asyncio.Protocol):
         is_too_long = self._unfinished_bytes > 2 * self._limits.head_max_bytes
         if is_too_long and self._last_words is None:
             self._refuse(TOO_LARGE)
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether the next byte begins a request that may be answered at once."""
+        return not (
+            self._current
+            or self._arriving
+            or self._queue
+            or self._unfinished_bytes
+            or self._is_in_head
+            or self._is_write_paused
+            or self._slot is not SlotKind.REGULAR
+            or self._transport.is_closing()
+        )
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
@@ -305,9 +339,7 @@ class HttpConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._unfinished_bytes = self._rest_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._stop_head_timer()
         if self._arriving is not None:
             return  # `_body_head`, parsed by a new parser: its request exists already
         if len(self._queue) >= QUEUED_MAX + (self._current is None):
@@ -400,15 +432,38 @@ class HttpConnection(asyncio.Protocol):
         self._idle_since = None
         if not self._is_reading:
             self._set_reading()
-        task = eager_task(self._loop, self._answer(request))
+        self.answer(request, self._app)
+
+    def begin(self, request: Request) -> None:
+        """From now on, this request of the lane is being answered."""
+        self._current, self._idle_since = request, None
+
+    def answer(self, request: Request, app: Application) -> None:
+        """Has `app` answer the request."""
+        task = eager_task(self._loop, self._answer(request, app))
         if not task.done():
             request.task = task
             self._connections.tasks.add(task)
 
-    async def _answer(self, request: Request) -> None:
+    def begin_answer(self, request: Request, status: int) -> bytes | None:
+        """The first bytes of a response for `answer_at_once`; None: use `answer`, since the
+        connection ends with it.
+        """
+        if not request.keep_alive or self._last_words is not None:
+            return None
+        return STATUS_LINES[status] + self._connections.common_headers
+
+    def answer_at_once(self, request: Request, data: bytes) -> None:
+        """Answers the request with these bytes, which are short."""
+        if not request.is_lost and not self._transport.is_closing():
+            self._is_shared = False
+            self._write(data)
+        self._answered(request)
+
+    async def _answer(self, request: Request, app: Application) -> None:
         """Handles one request from start to end."""
         try:
-            response = await self._app(request)
+            response = await app(request)
             body = response.body
             if not isinstance(body, bytes):
                 await self._write_stream(request, response, body)
@@ -739,10 +794,15 @@ class HttpConnection(asyncio.Protocol):
             self._rest_timer = self._loop.call_later(REST_TIMEOUT_S, self._transport.close)
 
     def _stop_arrival_timers(self) -> None:
-        for timer in (self._head_timer, self._rest_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._rest_timer = None
+        self._stop_head_timer()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _look_for_idleness_in(self, seconds: float) -> None:
         # One timer that checks the idle time is cheaper than a timer per request. Only the start of

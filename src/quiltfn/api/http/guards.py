@@ -26,7 +26,7 @@ def check_origin(request: Request, *, is_public: bool) -> None:
     host = headers.get("host")
     if host is None or "host" in headers.repeated:
         raise BadRequest("there must be one Host header")
-    if not _is_loopback("//" + host):
+    if not is_loopback(host):
         raise Forbidden(
             "this server has no keys and answers only to loopback names",
             hint="call it as http://127.0.0.1 or http://localhost",
@@ -63,13 +63,19 @@ def check_credentials(request: Request) -> None:
 
 def is_for_host(request: Request, name: str) -> bool:
     """Whether the request names this host, with any port. `name`: in lower case."""
-    host, colon, port = request.headers.get("host", "").lower().rpartition(":")
+    return names_host(request.headers.get("host", ""), name)
+
+
+def names_host(text: str, name: str) -> bool:
+    """As `is_for_host`, for a Host header."""
+    host, colon, port = text.lower().rpartition(":")
     return (host if colon and port.isdigit() else host + colon + port) == name
 
 
 @lru_cache(maxsize=256)
-def _is_loopback(url: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine, with any port."""
     try:
-        return urlsplit(url).hostname in LOOPBACK_NAMES
+        return urlsplit("//" + host).hostname in LOOPBACK_NAMES
     except ValueError:
         return False

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from quiltfn.api.http.connection import HttpConnection
+from quiltfn.api.http.connection import HttpConnection, Lane
 from quiltfn.api.http.connections import Connections
 from quiltfn.api.http.route import Application
 from quiltfn.api.http.tls_acceptor import BACKLOG, TlsAcceptor
@@ -23,9 +23,13 @@ class Server:
     """An HTTP server, or with `tls` an HTTPS server. `leave` ends `serve`."""
 
     def __init__(
-        self, app: Application, connections: Connections, tls: ssl.SSLContext | None = None
+        self,
+        app: Application,
+        connections: Connections,
+        tls: ssl.SSLContext | None = None,
+        lane: Lane | None = None,
     ) -> None:
-        self._app, self._connections, self._tls = app, connections, tls
+        self._app, self._connections, self._tls, self._lane = app, connections, tls, lane
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
@@ -78,7 +82,7 @@ class Server:
 
     async def _accept(self, listener: socket.socket) -> "asyncio.Server | TlsAcceptor":
         def connection() -> HttpConnection:
-            return HttpConnection(self._app, self._connections)
+            return HttpConnection(self._app, self._connections, self._lane)
 
         if self._tls is not None:
             return TlsAcceptor(listener, self._tls, connection)
