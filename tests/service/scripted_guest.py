@@ -49,6 +49,7 @@ PLANS: dict[bytes, list[tuple[int, bytes]] | None] = {
     b"not started": [end(kind=3, code=2, text=b"the handler is missing")],
     b"dropped": [out(b"some"), end(dropped=10)],
     b"long": [out(b"x" * 20_000), end()],
+    b"control": [out(b"\x01" * 16_000), end()],
     b"very long": [*[out(b'"' * 65_536)] * 3, end()],
     b"forbidden": [(wire.SPECIALISED, b"0000")],
     b"dies": None,

@@ -11,7 +11,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -653,3 +654,88 @@ async def test_what_needs_more_is_left_to_the_other_path(tmp_path: Path) -> None
         await run.ask(post("invoke/w", body=b"{}"))
 
     assert await compare(scenario, tmp_path) == 1
+
+
+# Refusals and failures -----------------------------------------------------------------------
+
+
+async def test_a_refused_request_leaves_the_instance_idle(tmp_path: Path) -> None:
+    """A tenant at a limit must neither keep instances by asking, nor count as a user of them."""
+
+    async def scenario(run: Run) -> None:
+        run.harness.services.admission.set_limits("default", TenantLimits(calls_in_flight=0))
+        pool = run.harness.pools._pools[run.function_id]
+        for _ in range(40):
+            run.harness.pass_time(30.0)
+            await run.settle()
+            await run.ask(post("invoke/w", body=b"{}"))
+        run.note(len(pool.model.instances), pool.model._calls)
+
+    await compare(scenario, tmp_path)
+
+
+async def test_one_abandoned_invocation_gives_way_to_one_refused(tmp_path: Path) -> None:
+    async def scenario(run: Run) -> None:
+        await run.harness.active(name="two", max_instances=1)
+        clients = [Client(run) for _ in range(4)]
+        for client in clients:
+            client.send(post("invoke/w", body=b"{}"))
+        await run.settle(replies=False)
+        for client in clients[1:]:
+            client.leave()
+        limits = TenantLimits(calls_in_flight=4, calls_per_second=0.001)
+        admission = run.harness.services.admission
+        admission.set_limits("default", limits)
+        admission._take_token("default", limits.calls_per_second)
+        asking = Client(run)
+        asking.send(post("invoke/two", body=b"{}"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        run.note(len(run.harness.invoker._calls), bytes(asking.received)[:12])
+        admission.set_limits("default", None)
+        await run.settle()
+        for client in (asking, clients[0]):
+            client.leave()
+
+    await compare(scenario, tmp_path)
+
+
+async def test_output_that_is_long_as_json_waits_for_its_memory(tmp_path: Path) -> None:
+    async def scenario(run: Run) -> None:
+        responses = run.harness.services.budgets.responses
+        responses.add_unsent(100 << 20)
+        client = Client(run)
+        client.send(post("invoke/w", body=payload("control")))
+        await run.settle()
+        run.note(len(client.received))
+        client.leave()
+        responses.add_unsent(-(100 << 20))
+        await run.settle()
+
+    await compare(scenario, tmp_path)
+
+
+async def test_a_bug_while_a_request_is_taken_is_answered(tmp_path: Path) -> None:
+    async def scenario(run: Run) -> None:
+        access = run.harness.services.access
+        access.is_open, access._verify = False, cast("Any", lambda _, **__: 1 / 0)
+        await run.ask(post("invoke/w", "X-Api-Key: aaa", body=b"{}"))
+
+    await compare(scenario, tmp_path)
+
+
+async def test_a_response_that_cannot_be_made_is_made_by_the_complete_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(
+        "quiltfn.api.lane.compiled", SimpleNamespace(request=compiled.request, response=fails)
+    )
+
+    async def scenario(run: Run) -> None:
+        await run.ask(post("invoke/w", body=b"{}"))
+        run.note(run.harness.services.admission.in_flight("default"), run.harness.invoker.running)
+
+    await compare(scenario, tmp_path)

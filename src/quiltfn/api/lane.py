@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import structlog
 
 from quiltfn.api.app import App, Context
-from quiltfn.api.call_response import call_response
+from quiltfn.api.call_response import LONG_OUTPUT_BYTES, call_response
 from quiltfn.api.http.budgets import CallOutputBudget
 from quiltfn.api.http.connection import HttpConnection
 from quiltfn.api.http.connections import ConnectionLimits
@@ -21,20 +22,23 @@ from quiltfn.api.http.guards import is_loopback, names_host
 from quiltfn.api.http.request import Headers, Request
 from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Application
+from quiltfn.api.http.text_size import TEXT_FACTOR
 from quiltfn.api.services import Services
 from quiltfn.base.ids import new_id
 from quiltfn.calls import invoke
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.access import Caller, Scope
-from quiltfn.model.errors import QuiltfnError
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.native import compiled
 from quiltfn.tenants.access import ANYBODY
 from quiltfn.tenants.admission import InFlight
 
 # Longer requests and outputs aren't ordinary. `HEADERS` in request.c: ordinary headers.
-DATA_MAX, OUTPUT_MAX, HEADERS = 16 * 1024, 16 * 1024, 12
+DATA_MAX, OUTPUT_MAX, HEADERS = 16 * 1024, LONG_OUTPUT_BYTES // TEXT_FACTOR, 12
 NO_HEADERS = Headers()
+Found = tuple[bool, str, str, str | None, str | None, bytes | None]  # as in compiled.pyi
+
+_log = structlog.get_logger()
 
 
 class LaneCall(msgspec.Struct, eq=False):
@@ -62,28 +66,44 @@ class Lane:
         self._url_host = services.urls.host
 
     def take(self, connection: HttpConnection, client: str, data: bytes) -> bool:
+        try:
+            return self._take(connection, client, data)
+        except Exception:
+            _log.exception("an ordinary request was left to the complete path")
+            return False
+
+    def _take(self, connection: HttpConnection, client: str, data: bytes) -> bool:
         assert compiled is not None
         found = compiled.request(data) if len(data) <= self._data_max else None
         if found is None:
             return False
-        is_by_name, name, host, secret, request_id, payload = found
+        is_by_name, name, host, secret, _, _ = found
         caller = self._caller(host, secret)
         if caller is None or not caller.scope.includes(Scope.INVOKE):
             return False
         tenant_id = caller.tenant_id
         entry = self._entry(tenant_id, name, is_by_name=is_by_name)
-        lease = None if entry is None else self._invoker.reserve(entry)
-        if entry is None or lease is None:
+        if entry is None or not self._admission.would_admit(tenant_id):
+            return False
+        lease = self._invoker.reserve(entry)
+        if lease is None:
             return False
         try:
-            in_flight = self._admission.call(tenant_id)
-        except QuiltfnError:
+            call = self._begin(connection, client, caller, found)
+        except Exception:
             lease.leave()
-            return False
+            raise
+        self._invoker.start(entry, call.wanted, lease, partial(self._ended, call))
+        return True
+
+    def _begin(
+        self, connection: HttpConnection, client: str, caller: Caller, found: Found
+    ) -> LaneCall:
+        is_by_name, name, _, _, request_id, payload = found
         request = Request("POST", "", NO_HEADERS, b"", client, connection)
         request.is_whole = True
         request_id = request_id or new_id()
-        output = CallOutputBudget(self._outputs, tenant_id)
+        output = CallOutputBudget(self._outputs, caller.tenant_id)
         wanted = invoke.Request(
             payload=payload,
             may_write=caller.scope.includes(Scope.WRITE),
@@ -99,12 +119,11 @@ class Lane:
             name,
             caller,
             wanted,
-            in_flight,
+            self._admission.call(caller.tenant_id),
             output,
         )
         connection.begin(request)
-        self._invoker.start(entry, wanted, lease, partial(self._ended, call))
-        return True
+        return call
 
     def _caller(self, host: str, secret: str | None) -> Caller | None:
         if self._url_host and names_host(host, self._url_host):
@@ -119,7 +138,12 @@ class Lane:
         return entry if entry is not None and entry.function.tenant_id == tenant_id else None
 
     def _ended(self, call: LaneCall, ended: Invocation | Coroutine[Any, Any, Invocation]) -> None:
-        data = self._response(call, ended) if isinstance(ended, Invocation) else None
+        data = None
+        try:
+            if isinstance(ended, Invocation):
+                data = self._response(call, ended)
+        except Exception:
+            _log.exception("a response was left to the complete path", request_id=call.request_id)
         if data is not None:
             call.in_flight.__exit__()
             call.output.__exit__()

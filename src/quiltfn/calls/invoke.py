@@ -293,9 +293,9 @@ class Invoker:
         error: Exception | None = None
         try:
             record = self._conclude(call, lease, result)
+            lease.leave()
         except Exception as raised:
             error = raised
-        lease.leave()
         if record is None or record.status in UNUSUAL or self.journal.must_drain:
             ended(self._rest(call, record, error))
         else:

@@ -126,6 +126,20 @@ class Admission:
         self._in_flight[tenant_id] += 1
         return InFlight(self._in_flight, tenant_id)
 
+    def would_admit(self, tenant_id: str) -> bool:
+        """Whether `call` in this step admits an invocation, without more than counting it. Has no
+        effect itself. Only on a standalone server.
+        """
+        limits = self._own.get(tenant_id, self.limits)
+        return (
+            not limits.disabled
+            and self._in_flight.get(tenant_id, 0) < limits.calls_in_flight
+            and not limits.gb_seconds_per_day
+            and (
+                not limits.calls_per_second or self._tokens(tenant_id, limits.calls_per_second) >= 1
+            )
+        )
+
     def refusal(self, tenant_id: str) -> QuiltfnError | None:
         """Why no invocation of the tenant may start now, not even a queued one; None if they may
         start. Short-lived limits, such as that of invocations in flight, are left out.
@@ -215,15 +229,21 @@ class Admission:
     def _today(self) -> int:
         return int(self._clock.unix()) // DAY_S
 
-    def _take_token(self, tenant_id: str, limit: float) -> None:
-        now = self._clock.now()
-        rate = limit if self.others is None else self.others.rate(tenant_id, limit)
+    def _rate(self, tenant_id: str, limit: float) -> float:
+        return limit if self.others is None else self.others.rate(tenant_id, limit)
+
+    def _tokens(self, tenant_id: str, limit: float) -> float:
+        """The tenant's tokens now: an invocation takes one."""
+        rate, bucket = self._rate(tenant_id, limit), self._buckets.get(tenant_id)
         most = max(1.0, rate)
-        bucket = self._buckets.setdefault(tenant_id, _Bucket(most, now))
-        bucket.tokens = min(most, bucket.tokens + (now - bucket.at) * rate)
-        bucket.at = now
+        passed = 0.0 if bucket is None else self._clock.now() - bucket.at
+        return most if bucket is None else min(most, bucket.tokens + passed * rate)
+
+    def _take_token(self, tenant_id: str, limit: float) -> None:
+        tokens = self._tokens(tenant_id, limit)
+        bucket = self._buckets[tenant_id] = _Bucket(tokens, self._clock.now())
         if bucket.tokens < 1:
-            wait = (1 - bucket.tokens) / rate
+            wait = (1 - bucket.tokens) / self._rate(tenant_id, limit)
             raise RateLimited(
                 f"the tenant is limited to {limit:g} invocations per second",
                 retry_after=int(wait) + 1,
