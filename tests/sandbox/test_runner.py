@@ -570,6 +570,16 @@ def test_a_fork_ahead_that_fails_is_made_for_the_call(bare_guest: BareGuest, app
     assert (answer.stderr, len(json.loads(answer.stdout))) == (b"", 2)
 
 
+def test_a_result_that_cannot_be_sent_fails_the_call(bare_guest: BareGuest, app: Path) -> None:
+    source = "import os\ndef handler():\n    os.closerange(3, 100)\n    return 'lost'"
+    assert python(bare_guest, app, source) == Specialised(0, "fork")
+    for _ in range(2):
+        answer = bare_guest.call()
+        assert answer.end is not None
+        assert (answer.end.code, answer.stdout) == (1, b"")
+        assert b"the result could not be sent" in answer.stderr
+
+
 def is_zombie(pid: int) -> bool:
     return ") Z" in Path(f"/proc/{pid}/stat").read_text()
 

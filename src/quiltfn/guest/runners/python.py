@@ -532,8 +532,11 @@ class Forks:
             channel.send(READ)
             channel.close()
             os.close(CONTROL)
-            code, result = serve_here(self._runner, call, variables, payload)
+            status, result = serve_here(self._runner, call, variables, payload)
             write(result)
+            code = status
+        except OSError as error:  # the handler may have closed the descriptor of its result
+            print(f"the result could not be sent: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(code)
 
