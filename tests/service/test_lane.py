@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 import runpy
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -739,3 +740,12 @@ async def test_a_response_that_cannot_be_made_is_made_by_the_complete_path(
         run.note(run.harness.services.admission.in_flight("default"), run.harness.invoker.running)
 
     await compare(scenario, tmp_path)
+
+
+def test_a_python_without_a_global_lock_does_not_load_the_library() -> None:
+    """Its objects have another layout."""
+    code = "import sys; sys.abiflags = {!r}; from quiltfn import native; print(native.compiled)"
+    for flags, is_loaded in (("t", False), ("", True)):
+        command = [sys.executable, "-c", code.format(flags)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert (shown != "None\n") is is_loaded

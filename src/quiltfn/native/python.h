@@ -2,7 +2,7 @@
 //
 // The part of Python's stable ABI (PEP 384) that this package uses. It is declared here, so that
 // building needs a compiler and nothing of Python. Every Python from 3.11 on has these names and
-// layouts; one without the stable ABI (free-threaded) does not load the library.
+// layouts, except one without a global lock, for which __init__.py does not load the library.
 #pragma once
 
 #include <stdint.h>
