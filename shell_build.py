@@ -22,7 +22,7 @@ from pathlib import Path
 
 GUEST = Path("src/quiltfn/guest")
 SHELL = Path("/bin/sh")
-NOTICE = "dash.copyright"
+NOTICE, INPUTS = "dash.copyright", "dash.inputs"
 # By the version of Debian's package: the SHA-256 of its sources. Mirrors and their lists of sources
 # need not be trusted, and only sources that were looked at get a zygote's privileges.
 SOURCES = {
@@ -36,7 +36,11 @@ SOURCES = {
     }
 }
 ARCHIVE = "http://deb.debian.org/debian/pool/main/d/dash"
-DOWNLOAD = ("/usr/lib/apt/apt-helper", "-oAcquire::Retries=0", "-oAcquire::http::Timeout=5")
+# The sources have 300 KB; a mirror must not fill the disk with others.
+DOWNLOAD = (
+    *("prlimit", "--fsize=4194304", "/usr/lib/apt/apt-helper"),
+    *("-oAcquire::Retries=0", "-oAcquire::http::Timeout=5"),
+)
 DOWNLOAD_S, STEP_S = 30, 120
 # What dash's configure finds on Debian, with the options of Debian's package.
 HAVE = (
@@ -64,13 +68,13 @@ def build(root: Path) -> list[Path]:
     outdated. If that fails, raises `BuildFailed` and leaves none.
     """
     directory = root / GUEST / "bin"
-    built, notice = directory / made_for(), directory / NOTICE
-    inputs = [root / GUEST / "shell.c", Path(__file__)]
-    newest = max(one.stat().st_mtime for one in inputs)
-    if built.exists() and notice.exists() and built.stat().st_mtime >= newest:
+    built, notice, made_from = (directory / one for one in (made_for(), NOTICE, INPUTS))
+    inputs = inputs_of(root)
+    if built.exists() and made_from.exists() and made_from.read_text() == inputs:
         return [built, notice]
     for old in directory.glob("dash-*"):
         old.unlink()
+    made_from.unlink(missing_ok=True)
     try:
         files = SOURCES[version_of(SHELL)]
         with tempfile.TemporaryDirectory(prefix="quiltfn-shell-") as name:
@@ -80,9 +84,19 @@ def build(root: Path) -> list[Path]:
             shutil.copyfile(work / "debian/copyright", notice)
             shutil.copy(work / "dash", directory / "dash.new")
             (directory / "dash.new").replace(built)
+            made_from.write_text(inputs)
     except (OSError, tarfile.TarError) as error:
         raise BuildFailed(str(error)) from error
     return [built, notice]
+
+
+def inputs_of(root: Path) -> str:
+    """A digest of what the static shell contains beside dash's sources. Times of files would not
+    show an upgrade of libc, or an older file that replaced a newer one.
+    """
+    libc = Path(run(["cc", "-print-file-name=libc.a"]).strip())
+    files = [root / GUEST / "shell.c", Path(__file__), *([libc] if libc.exists() else [])]
+    return " ".join(hashlib.sha256(one.read_bytes()).hexdigest() for one in files)
 
 
 def version_of(shell: Path) -> str:
@@ -210,11 +224,13 @@ def run(
     within: float = STEP_S,
 ) -> str:
     """The output of a program. Raises `BuildFailed` with its first error, or its last line."""
+    # With the directory of a repository in the environment, `git apply` might apply nothing.
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
             command,
             cwd=directory,
-            env={**os.environ, "LC_ALL": "C", **(variables or {})},
+            env={**environment, "LC_ALL": "C", **(variables or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

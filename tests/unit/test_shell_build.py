@@ -39,7 +39,7 @@ class Mirror:
         monkeypatch.setattr(code, "run", self.run)
 
     def run(self, command: list[str], *_: object, **__: object) -> str:
-        if command[0].endswith("apt-helper"):
+        if "download-file" in command:
             address, target = command[-2:]
             self.asked.append(address)
             if address not in self.files:
@@ -48,6 +48,8 @@ class Mirror:
             return ""
         if command[0] == "apt-get":
             return self.package
+        if command[0] == "cc":
+            return "libc.a\n"
         assert command[0] == "dpkg-query"
         return self.md5sums if "md5sums" in command else self.version
 
@@ -142,9 +144,15 @@ def archives(directory: Path, patches: dict[str, str], series: str) -> list[Path
     return [directory / name for name in contents]
 
 
-def test_patches_are_applied_in_their_order(code: ModuleType, tmp_path: Path) -> None:
-    """Also below a repository, in which git would skip files that are not the repository's."""
+def test_patches_are_applied_in_their_order(
+    code: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also below a repository or with one in the environment, as in a hook: git would skip files
+    that are not the repository's.
+    """
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", "/")
     patches = {"2.diff": PATCH.format("other", "third"), "1.diff": PATCH.format("second", "other")}
     work = tmp_path / "work"
     work.mkdir()
@@ -165,6 +173,13 @@ def test_a_patch_that_does_not_apply_ends_the_build(
     work.mkdir()
     with pytest.raises(code.BuildFailed, match=r"^git failed: error: .+$"):
         code.unpack(archives(tmp_path, patches, "1.diff\n"), work)
+
+
+def test_a_file_that_is_too_long_is_not_stored(code: ModuleType, tmp_path: Path) -> None:
+    command = [*code.DOWNLOAD[:2], "dd", "if=/dev/zero", f"of={tmp_path}/file", "bs=1M", "count=5"]
+    with pytest.raises(code.BuildFailed):
+        code.run(command)
+    assert (tmp_path / "file").stat().st_size <= 4 << 20
 
 
 def test_the_names_of_signals_are_the_shells_own(code: ModuleType) -> None:
@@ -194,7 +209,10 @@ def test_an_outdated_copy_is_replaced_or_removed(
     built.write_text("kept")
     assert code.build(tmp_path) == [built, notice]
     assert built.read_text() == "kept"
-    os.utime(built, (1, 1))
+    (guest / "shell.c").write_text("changed")
+    os.utime(guest / "shell.c", (1, 1))  # as in an unpacked archive
+    assert code.build(tmp_path)[0].read_text() == "built"
+    (guest / "shell.c").write_text("changed again")
 
     def version_of(_: Path) -> str:
         raise code.BuildFailed("another shell")
