@@ -292,12 +292,16 @@ class Invoker:
         record: Invocation | None = None
         error: Exception | None = None
         try:
-            record = self._conclude(call, lease, result)
-            lease.leave()
+            try:
+                record = self._conclude(call, lease, result)
+            finally:
+                lease.leave()
         except Exception as raised:
             error = raised
-        if record is None or record.status in UNUSUAL or self.journal.must_drain:
-            ended(self._rest(call, record, error))
+        if error is not None or record is None:
+            ended(self._rest(call, None, error))
+        elif record.status in UNUSUAL or self.journal.must_drain:
+            ended(self._rest(call, record, None))
         else:
             self._leave(call, record)
             ended(record)
