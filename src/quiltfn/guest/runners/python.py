@@ -498,8 +498,17 @@ class Forks:
         # Closed last, since the guest wakes up when they are closed.
         for descriptor in streams:
             os.close(descriptor)
-        if answer != HEARD + READ:
-            os._exit(1)  # The rest of this invocation would be taken for the next one.
+        if answer != HEARD + READ and self._has_unread():
+            # The rest would be taken for the next invocation. The guest ends the sandbox for it.
+            poll().poll()
+
+    def _has_unread(self) -> bool:
+        import _socket
+
+        try:
+            return bool(self._control.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     def _pass_on(self, call: Call, streams: list[int]) -> None:
         """Passes the invocation to the fork, if that is still alive."""
