@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing, nullcontext
 from functools import partial
@@ -251,9 +252,25 @@ async def test_many_records_take_few_statements(store: SqlStore, function: Funct
         files = [one for one in open_now if "etilqs_" in str(one.resolve(strict=False))]
         return len(inserts), len(files)
 
-    for some, statements in ((calls[:127], 7), (calls[127:], 10)):
+    for some, statements in ((calls[:127], 11), (calls[127:], 56)):
         counts = await store.database.write(partial(statements_and_files, some=some))
         assert counts == (statements, 0)
+
+
+@OF_SQLITE
+@pytest.mark.parametrize(("count", "pauses"), [(1, 0), (16, 0), (17, 2), (55, 6)])
+async def test_a_large_commit_pauses_after_each_statement(
+    store: SqlStore,
+    function: Function,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    pauses: int,
+) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+    calls = [done(a_call(function, invocation_id=one)) for one in ids(count)]
+    await store.database.write(lambda connection: records.upsert_new(connection, calls, 1))
+    assert paused == [records.PAUSE_S] * pauses
 
 
 async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(

@@ -32,7 +32,12 @@ LEAST_TENANTS = 16
 # Rows per statement, largest first. Python switches threads around each statement, and the event
 # loop waits for that: one statement per row cost 50 µs an invocation. With powers of two, a batch
 # needs few statements, and few prepared statements are kept.
-ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
+ROWS_AT_ONCE = (16, 8, 4, 2, 1)
+FAR_ROWS_AT_ONCE = (128, 64, 32, *ROWS_AT_ONCE)
+# The kernel may let an invocation wait on the core of the thread that writes, although another core
+# is idle. So this thread sleeps after each statement of a batch. A server of PostgreSQL does the
+# work elsewhere.
+PAUSE_S = 0.00002
 SERVER_ENDED = Interrupted("server_ended")
 
 
@@ -149,10 +154,13 @@ def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> 
             small.append(record)
         elif run(connection, "has_function", (record.function_id,)).first():
             written += _write_large(connection, record, size, epoch)
-    for count_at_once in ROWS_AT_ONCE:
+    is_near = connection.dialect.name == "sqlite"
+    for count_at_once in ROWS_AT_ONCE if is_near else FAR_ROWS_AT_ONCE:
         while len(small) - at >= count_at_once:
             written += _write_rows(connection, small[at : at + count_at_once], epoch)
             at += count_at_once
+            if is_near and len(small) > ROWS_AT_ONCE[0]:
+                time.sleep(PAUSE_S)
     return written
 
 
