@@ -37,6 +37,7 @@ SMALL_BYTES = 60_000
 HOME = "/app"
 PACKAGES = "/app/site-packages"
 PR_SET_DUMPABLE, MSG_CMSG_CLOEXEC = 4, 0x40000000
+SOL_SOCKET, SCM_RIGHTS, MSG_PEEK, MSG_DONTWAIT, MSG_NOSIGNAL = 1, 1, 2, 0x40, 0x4000
 STREAMS, INT_BYTES = 3, 4
 # A fork that waits for an invocation takes memory, so it ends after this time.
 FORK_RESTS_MS = 2000
@@ -188,6 +189,14 @@ def hear(control: _socket.socket) -> tuple[Call, list[int]]:
     each = range(0, len(data), INT_BYTES)
     streams = [int.from_bytes(data[at : at + INT_BYTES], sys.byteorder) for at in each]
     return Call(head + exactly(HEAD_BYTES - len(head))), streams
+
+
+def arrived(channel: _socket.socket, size: int, flags: int = 0) -> bytes:
+    """Returns what has arrived, at most `size` bytes; empty: nothing, or the connection ended."""
+    try:
+        return channel.recv(size, flags | MSG_DONTWAIT)
+    except OSError:
+        return b""
 
 
 def hear_all() -> Call:
@@ -471,16 +480,11 @@ class Forks:
         """Waits for the end of the fork. Returns its status, and `HEARD` and `READ` as far as it
         has sent them.
         """
-        import _socket
-
         status = os.waitpid(self._child, 0)[1]
         self._child = 0
-        try:
-            return status, self._channel.recv(len(HEARD + READ), _socket.MSG_DONTWAIT)
-        except OSError:
-            return status, b""
-        finally:
-            self._channel.close()
+        answer = arrived(self._channel, len(HEARD + READ))
+        self._channel.close()
+        return status, answer
 
     def _serve_one(self, call: Call, streams: list[int]) -> None:
         status, answer = 0, b""
@@ -498,26 +502,15 @@ class Forks:
         # Closed last, since the guest wakes up when they are closed.
         for descriptor in streams:
             os.close(descriptor)
-        if answer != HEARD + READ and self._has_unread():
+        if answer != HEARD + READ and arrived(self._control, 1, MSG_PEEK):
             # The rest would be taken for the next invocation. The guest ends the sandbox for it.
             poll().poll()
 
-    def _has_unread(self) -> bool:
-        import _socket
-
-        try:
-            return bool(self._control.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT))
-        except OSError:
-            return False
-
     def _pass_on(self, call: Call, streams: list[int]) -> None:
         """Passes the invocation to the fork, if that is still alive."""
-        import _socket
-
         data = b"".join([one.to_bytes(INT_BYTES, sys.byteorder) for one in streams])
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data)]
         try:
-            self._channel.sendmsg([call.head], rights, _socket.MSG_NOSIGNAL)
+            self._channel.sendmsg([call.head], [(SOL_SOCKET, SCM_RIGHTS, data)], MSG_NOSIGNAL)
         except OSError:
             return
 
