@@ -490,9 +490,17 @@ class Function:
         return answer.json()
 
     def records(self) -> dict[str, dict[str, Any]]:
-        answer = self.server.call("GET", f"{self.path}/invocations?limit=1000")
-        assert answer.status_code == 200, answer.text
-        return {one["invocation_id"]: one for one in answer.json()["invocations"]}
+        """All records. On a busy machine, a page ends at its time limit."""
+        found: dict[str, dict[str, Any]] = {}
+        cursor = ""
+        while cursor is not None:
+            query = f"limit=1000&cursor={cursor}" if cursor else "limit=1000"
+            answer = self.server.call("GET", f"{self.path}/invocations?{query}")
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            found |= {one["invocation_id"]: one for one in page["invocations"]}
+            cursor = page["next_cursor"]
+        return found
 
     def pool(self) -> dict[str, Any]:
         return self.server.call("GET", f"{self.path}/pool").json()
