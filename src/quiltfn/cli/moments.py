@@ -40,7 +40,7 @@ def moment_of(option: str, text: str | None) -> int | None:
     from datetime import datetime, timedelta  # noqa: PLC0415 — not needed for an age
     from datetime import time as time_of_day  # noqa: PLC0415
 
-    now = datetime.now()
+    now = datetime.fromtimestamp(time.time())
     try:
         if text in ("today", "yesterday"):
             days = timedelta(days=("today", "yesterday").index(text))
