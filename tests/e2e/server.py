@@ -134,6 +134,19 @@ class AnyServer(Protocol):
     def deploy(self, handler: str, **fields: Any) -> Function: ...
 
 
+def pages(server: AnyServer, path: str, name: str, query: str = "") -> list[dict[str, Any]]:
+    """All items of a list, read page by page. `query`: a filter, as &NAME=VALUE."""
+    found, cursor = list[dict[str, Any]](), ""
+    while True:
+        answer = server.call("GET", f"{path}?limit=1000{query}{cursor}")
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        found += page[name]
+        if page["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={page['next_cursor']}"
+
+
 class Server:
     """One server, which a test can restart on the same two directories.
 
@@ -346,14 +359,17 @@ class Server:
         """A new function. On a busy machine, a node of a fleet with short time limits may be fenced
         for a moment, and asks its clients to repeat the request.
         """
-        wanted = {"name": fields.pop("name", None) or f"f{next(_names)}", "handler": handler}
-        until_s = time.monotonic() + scaled(10)
-        while True:
-            answer = self.call("POST", "/api/functions", wanted | fields)
-            is_fenced = answer.status_code == 503 and "retry-after" in answer.headers
-            if not is_fenced or time.monotonic() > until_s:
-                break
-            time.sleep(0.2)
+        name = fields.pop("name", None) or f"f{next(_names)}"
+        wanted = {"name": name, "handler": handler, **fields}
+
+        def answered() -> httpx.Response | None:
+            answer = self.call("POST", "/api/functions", wanted)
+            is_fenced = (
+                answer.status_code == 503 and answer.json()["error_code"] == "STORE_UNAVAILABLE"
+            )
+            return None if is_fenced else answer
+
+        answer = until(answered)
         assert answer.status_code == 201, answer.text
         return Function(self, answer.json()["function_id"])
 
@@ -491,16 +507,8 @@ class Function:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """All records. On a busy machine, a page ends at its time limit."""
-        found: dict[str, dict[str, Any]] = {}
-        cursor = ""
-        while cursor is not None:
-            query = f"limit=1000&cursor={cursor}" if cursor else "limit=1000"
-            answer = self.server.call("GET", f"{self.path}/invocations?{query}")
-            assert answer.status_code == 200, answer.text
-            page = answer.json()
-            found |= {one["invocation_id"]: one for one in page["invocations"]}
-            cursor = page["next_cursor"]
-        return found
+        found = pages(self.server, f"{self.path}/invocations", "invocations")
+        return {one["invocation_id"]: one for one in found}
 
     def pool(self) -> dict[str, Any]:
         return self.server.call("GET", f"{self.path}/pool").json()

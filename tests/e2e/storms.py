@@ -35,10 +35,10 @@ from typing import Any
 
 from e2e.history import Call, History, Owned, Seen, Verdict, is_spent, judge
 from e2e.rebooting import MISTAKES
-from e2e.server import AnyServer, Server, watched
+from e2e.server import AnyServer, Server, pages, watched
 from e2e.test_clock import Jump
 from e2e.work_history import WorkVerdict, judge_work
-from e2e.work_load import WITNESSED, WorkLoad, pages, witness
+from e2e.work_load import WITNESSED, WorkLoad, witness
 from quiltfn.launcher import syscalls
 from timeouts import scaled
 

@@ -82,12 +82,7 @@ def test_what_was_acknowledged_before_a_backup_is_in_it(
     restore(tmp_path / "kept", other.data_dir)
     other.start()
     function.server = other
-    records: dict[str, Any] = {}
-    cursor = ""
-    while cursor is not None:
-        page = other.call("GET", f"{function.path}/invocations?limit=1000{cursor}").json()
-        records |= {one["invocation_id"]: one for one in page["invocations"]}
-        cursor = f"&cursor={page['next_cursor']}" if page.get("next_cursor") else None  # type: ignore[assignment]
+    records = function.records()
     for invocation_id, stdout in calls_before:
         assert (records[invocation_id]["status"], records[invocation_id]["stdout"]) == (
             "success",

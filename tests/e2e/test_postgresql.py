@@ -18,8 +18,7 @@ import httpx
 import pytest
 
 import postgresql
-from e2e.server import Function, Server, children, quiltfn, until, watched
-from e2e.work_load import pages
+from e2e.server import Function, Server, children, pages, quiltfn, until, watched
 from postgresql import PASSWORD, Cluster
 from promises import promise
 from timeouts import scaled

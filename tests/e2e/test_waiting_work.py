@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from e2e.server import Function, Server
+from e2e.server import Function, Server, pages
 from e2e.timed_client import Client
-from e2e.work_load import pages
 from promises import promise
 
 pytestmark = [pytest.mark.sandbox, promise("D32")]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.history import FINAL, is_spent
-from e2e.server import CRUN, AnyServer, short_dir
+from e2e.server import CRUN, AnyServer, pages, short_dir
 from e2e.work_history import Job, Record, Redrive, Run, Schedule, WorkHistory, WorkSeen
 from timeouts import scaled
 
@@ -377,16 +377,3 @@ class WorkLoad:
 
 def _path(record: Record) -> str:
     return f"/api/functions/{record['function_id']}/invocations/{record['invocation_id']}"
-
-
-def pages(server: AnyServer, path: str, name: str, query: str = "") -> list[Record]:
-    """All items of a list, read page by page. `query`: a filter, as &NAME=VALUE."""
-    found, cursor = [], ""
-    while True:
-        answer = server.call("GET", f"{path}?limit=1000{query}{cursor}")
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        found += page[name]
-        if page["next_cursor"] is None:
-            return found
-        cursor = f"&cursor={page['next_cursor']}"
