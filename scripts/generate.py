@@ -372,7 +372,14 @@ SCHEDULE is the schedule's name: {schedule_name}. Give either `cron` or `every_s
 
 ## `[functions.NAME.record_policy]`
 
-{record_policy}"""
+{record_policy}
+## `[environments.ENVIRONMENT]`
+
+ENVIRONMENT is 1 to 16 lowercase letters, digits or dashes, not ending in a dash. `quiltfn deploy
+--env ENVIRONMENT` merges the tables below it into those of the file: a table field by field, any
+other value as a whole. Functions and schedules get the name ENVIRONMENT-NAME, also where
+`on_success` and `on_failure` name a function of the file. Below it: `functions`.
+"""
 
 
 def project_page() -> str:

@@ -176,6 +176,30 @@ def test_what_init_writes_runs_in_an_image(shared: Server, tmp_path: Path) -> No
     assert there.run("destroy", "--yes").code == 0
 
 
+def test_an_environment_is_deployed_beside_the_project(shop: Shop) -> None:
+    """`deploy` and `destroy` would otherwise take functions of the other one for removed ones."""
+    shop.write()
+    overrides = '\n[environments.staging.functions.hello]\nenvironment = { PLAIN = "2" }\n'
+    (shop.directory / "quiltfn.toml").write_text(FILE + overrides)
+    (shop.directory / ".env.staging").write_text("TOKEN=of-staging\n")
+    shop.deploy()
+    try:
+        shop.deploy("--env", "staging")
+        shop.assert_is_whole("first")
+        assert shop.deploy("--env", "staging", "--dry-run")["steps"] == []
+        assert shop.answer("staging-hello") == "first from the wheel"
+        staging = shop.get("/api/functions/by-name/staging-hello")
+        assert staging["environment"] == {"PLAIN": "2", "TOKEN": "of-staging"}
+        assert shop.get("/api/schedules/staging-nightly")["function"] == "staging-hello"
+        policy = shop.get(f"/api/functions/{staging['id']}/async-policy")
+        assert policy["on_failure"] == {"function": "staging-plain"}
+    finally:
+        assert shop.run("destroy", "--env", "staging", "--yes").code == 0
+    shop.assert_is_whole("first")
+    wrong = shop.run("deploy", "--env", "prod")
+    assert (wrong.code, "has no environment prod" in wrong.stderr) == (2, True)
+
+
 @promise("R41")
 def test_a_plan_is_shown_done_and_then_there_is_nothing_to_do(shop: Shop) -> None:
     shop.write()

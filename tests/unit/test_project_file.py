@@ -1,6 +1,7 @@
 """`quiltfn.toml`: what it may contain, and how errors in it are reported."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -363,3 +364,78 @@ def test_init_writes_packages_and_a_schedule(tmp_path: Path, capsys: Captured) -
 )
 def test_a_project_is_named_after_its_directory(tmp_path: Path, directory: str, name: str) -> None:
     assert project_name(tmp_path / directory) == name
+
+
+STAGING = """
+[functions.shop]
+handler = "echo shop"
+memory_limit_mb = 512
+environment = { MODE = "live", REGION = "eu" }
+secrets = ["TOKEN"]
+async_policy = { on_success = { function = "mail" }, on_failure = { function = "elsewhere" } }
+
+[functions.shop.schedules.nightly]
+cron = "0 3 * * *"
+
+[functions.mail]
+handler = "echo mail"
+
+[environments.staging.functions.shop]
+memory_limit_mb = 256
+environment = { MODE = "test" }
+
+[environments.staging.functions.shop.schedules.nightly]
+timezone = "Europe/Paris"
+
+[environments.staging.functions.probe]
+handler = "echo probe"
+secrets = ["HOOK"]
+"""
+
+
+def test_an_environment_is_the_file_with_its_overrides_under_names_of_its_own(place: Path) -> None:
+    """A deploy to staging that changed production's functions would be noticed too late."""
+    plain = read(place, STAGING)
+    assert (plain.project, set(plain.functions)) == ("shop", {"shop", "mail"})
+    assert plain.functions["shop"].new.environment["MODE"] == "live"
+
+    staging = file.read(place, VARIABLES, environment="staging")
+    assert staging.project == "shop_staging" == file.project_of(place, "staging")
+    assert set(staging.functions) == {"staging-shop", "staging-mail", "staging-probe"}
+    shop = staging.functions["staging-shop"]
+    assert (shop.new.name, shop.new.memory_limit_mb) == ("staging-shop", 256)
+    assert shop.new.environment == {"MODE": "test", "REGION": "eu", "TOKEN": "s3cret"}
+    nightly = shop.schedules["staging-nightly"]
+    assert (nightly.cron, nightly.timezone) == ("0 3 * * *", "Europe/Paris")
+    assert (nightly.name, nightly.function) == ("staging-nightly", "staging-shop")
+    policy = shop.async_policy
+    assert policy.on_success is not None
+    assert policy.on_success.function == "staging-mail"
+    assert policy.on_failure is not None
+    assert policy.on_failure.function == "elsewhere"
+
+    secrets = file.known_secrets(place).variables
+    assert secrets["staging-shop", None] == {"TOKEN"}
+    assert secrets["staging-probe", None] == {"HOOK"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "said"),
+    [
+        (STAGING, "prod", "has no environment prod"),
+        ("", "prod", "has no environment prod"),
+        ("[environments]\nstaging = 1", None, "staging must be a table, as [environments.staging]"),
+        ("[environments.Staging]", None, "the name of an environment must be 1 to 16 lowercase"),
+        (f"[environments.{17 * 'x'}]", None, "the name of an environment must be 1 to 16"),
+        ('[environments.a]\nproject = "b"', None, "project is not a field of this table"),
+        (
+            f'[functions.{60 * "x"}]\nhandler = "true"\n[environments.staging]',
+            "staging",
+            "name must be 1 to 64 letters",
+        ),
+    ],
+)
+def test_wrong_environments(place: Path, text: str, environment: str | None, said: str) -> None:
+    place.write_text(f'project = "shop"\n{text}')
+    with pytest.raises(BadParameter, match=re.escape(said)):
+        file.read(place, VARIABLES, environment=environment)

@@ -23,6 +23,7 @@ from quiltfn.cli.project.sources import Sources
 from quiltfn.cli.project.steps import ChangedMeanwhile, Execution, Upload
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import ApiError, ConnectionFailed
+from quiltfn.wire.check import NO_LIMITS
 
 DONE, REFUSED, PARTLY = 0, 1, 3
 # Maximum number of comparisons with the server while others change the project.
@@ -33,6 +34,14 @@ Directory = Annotated[
     Path, Argument(metavar="DIR", help="Directory with quiltfn.toml (default: current).")
 ]
 Yes = Annotated[bool, Option(("--yes", "-y"), help="Skip delete confirmation.")]
+Environment = Annotated[
+    str | None,
+    Option(
+        ("--env",),
+        metavar="NAME",
+        help="Environment of the file, whose functions are named NAME-FUNCTION.",
+    ),
+]
 
 
 class DeployOptions(Struct, frozen=True, kw_only=True):
@@ -56,11 +65,12 @@ class DeployOptions(Struct, frozen=True, kw_only=True):
             help="Allow code, requirements, and images outside the project's directory.",
         ),
     ] = False
+    environment: Environment = None
     env_file: Annotated[
         Path | None,
         Option(
             metavar="FILE",
-            help="Env file with secrets (default: .env beside quiltfn.toml).",
+            help="Env file with secrets (default: .env, and .env.NAME of an environment).",
             is_file=True,
         ),
     ] = None
@@ -99,13 +109,15 @@ def destroy(
     dry_run: Annotated[
         bool, Option(("--dry-run",), help="Preview deletions without applying them.")
     ] = False,
+    environment: Environment = None,
     connection: Connection,
 ) -> None:
     """Delete all functions of the project, with their URLs and schedules, and its runtimes.
 
-    Adopted functions stay. Exit codes are those of `deploy`.
+    Adopted functions stay, and so do environments, unless --env names one. Exit codes are those of
+    `deploy`.
     """
-    name = file.project_of(directory / PROJECT_FILE)
+    name = file.project_of(directory / PROJECT_FILE, environment)
     with connection.session() as at:
         project = Project(at, directory, DeployOptions(dry_run=dry_run), yes)
         raise Exit(_answered(lambda: project.make_so(DesiredState(project=name))))
@@ -139,10 +151,15 @@ class Project:
     def deploy(self) -> int:
         """Read the file and deploy it; return the exit code."""
         variables = self._variables()
-        outside = self._options.allow_outside
-        # Errors in the file are reported before any request to a server.
-        file.read(self._path, variables, allows_outside=outside)
-        found = file.read(self._path, variables, self._at.info.limits, allows_outside=outside)
+        outside, environment = self._options.allow_outside, self._options.environment
+
+        def read(limits: Mapping[str, float]) -> file.ProjectFile:
+            return file.read(
+                self._path, variables, limits, allows_outside=outside, environment=environment
+            )
+
+        read(NO_LIMITS)  # errors in the file are reported before any request to a server
+        found = read(self._at.info.limits)
         with tempfile.TemporaryDirectory(prefix="quiltfn-") as place:
             env_file = self._options.env_file
             left_out = () if env_file is None else (env_file.name,)
@@ -232,14 +249,22 @@ class Project:
         return DONE
 
     def _variables(self) -> Mapping[str, str]:
-        """The variables with secrets: the environment takes precedence over the env file."""
-        path = self._options.env_file or self._path.with_name(file.ENV_FILE)
-        is_given = self._options.env_file is not None or self._options.allow_outside
-        if not is_given and tree.is_outside(self._path.parent, path.name):
-            raise BadParameter(
-                f"{path} leads out of the project's directory; to use it: --env-file"
-            )
-        return (file.variables_in(path) if path.is_file() else {}) | dict(os.environ)
+        """The variables with secrets. The process's take precedence over those of env files, and
+        those of an environment's file over the project's.
+        """
+        environment = self._options.environment
+        found: dict[str, str] = {}
+        names = [file.ENV_FILE]
+        names += [] if environment is None else [f"{file.ENV_FILE}.{environment}"]
+        given = self._options.env_file
+        for path in [given] if given else map(self._path.with_name, names):
+            is_allowed = given is not None or self._options.allow_outside
+            if not is_allowed and tree.is_outside(self._path.parent, path.name):
+                raise BadParameter(
+                    f"{path} leads out of the project's directory; to use it: --env-file"
+                )
+            found |= file.variables_in(path) if path.is_file() else {}
+        return found | dict(os.environ)
 
     def _refuse(self, wanted: DesiredState, plan: Plan) -> int:
         for sentence in plan.refused:

@@ -2,6 +2,7 @@
 schemas of `quiltfn.wire`.
 """
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ ENV_FILE = ".env"
 # into a new version, and the others contain secrets.
 NOT_CODE = (PROJECT_FILE, ENV_FILE, f"{ENV_FILE}.*")
 PROJECT_NAME = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
+ENVIRONMENT_NAME = "[a-z0-9](?:[a-z0-9-]{0,14}[a-z0-9])?"
+ENVIRONMENTS = "environments"
 VARIABLE = "(?!QUILT_)[A-Za-z_][A-Za-z0-9_]*"
 WRONG_FIELDS_MAX = 50
 
@@ -48,8 +51,6 @@ T = TypeVar("T", bound=Struct)
 
 
 def _wrong_variables(names: list[str]) -> str | None:
-    import re  # noqa: PLC0415 — most lists are empty
-
     if len(set(names)) < len(names) or any(not re.fullmatch(VARIABLE, one) for one in names):
         return "a list of different variable names"
     return None
@@ -152,7 +153,7 @@ class FunctionTable(DesiredFunction, frozen=True, kw_only=True):
 
 
 class ProjectFile(Struct, frozen=True, kw_only=True):
-    """The content of the file. `directory`: where the file is."""
+    """The content of the file. `project`: see `identity`. `directory`: where the file is."""
 
     project: str
     directory: Path
@@ -165,12 +166,13 @@ def read(
     limits: Mapping[str, float] = NO_LIMITS,
     *,
     allows_outside: bool = False,
+    environment: str | None = None,
 ) -> ProjectFile:
     """Read the file. `variables`: values of secrets. `limits`: the server's limits.
-    `allows_outside`: the file may name files outside of its directory. Raises `BadParameter`, which
-    names each invalid field.
+    `allows_outside`: the file may name files outside of its directory. `environment`: see
+    `identity`. Raises `BadParameter`, which names each invalid field.
     """
-    reader = _Reader(path, variables, limits, allows_outside)
+    reader = _Reader(path, variables, limits, allows_outside, environment)
     found = reader.project(_content(path, "quiltfn init creates one"))
     if reader.wrong:
         raise BadParameter("\n".join(reader.wrong[:WRONG_FIELDS_MAX]))
@@ -189,13 +191,20 @@ class KnownSecrets(Struct, frozen=True):
 
 def known_secrets(path: Path) -> KnownSecrets:
     """The secrets in the file; other content is ignored. Raises `BadParameter`."""
-    found, tables = {}, {}
-    for name, table in _tables_in(_content(path), "functions"):
+    found, tables, content = {}, {}, _content(path)
+    functions = dict(_tables_in(content, "functions"))
+    named = [("", *one) for one in functions.items()]
+    for environment, overrides in _tables_in(content, ENVIRONMENTS):
+        whole = _merged(functions, dict(_tables_in(overrides, "functions")))
+        named += [(f"{environment}-", *one) for one in whole.items()]
+    for prefix, short, table in named:
+        name = prefix + short
         for below, fields in WITH_SECRET.items():
             for field, item in _tables_in(table, below):
                 if field in fields:
                     tables[name, below, field] = item
-        for schedule, item in ((None, table), *_tables_in(table, SCHEDULES)):
+        schedules = [(prefix + one, item) for one, item in _tables_in(table, SCHEDULES)]
+        for schedule, item in ((None, table), *schedules):
             listed = item.get(SECRETS)
             texts = listed if isinstance(listed, list) else []
             found[name, schedule] = frozenset(text for text in texts if isinstance(text, str))
@@ -208,12 +217,41 @@ def _tables_in(table: Mapping[str, Any], name: str) -> list[tuple[str, dict[str,
     return [(key, one) for key, one in items if isinstance(one, dict)]
 
 
-def project_of(path: Path) -> str:
-    """The project's name alone. Raises `BadParameter`."""
+def project_of(path: Path, environment: str | None = None) -> str:
+    """The identity of the project, or of its environment. Raises `BadParameter`."""
+    content = _content(path)
     try:
-        return checked({"project": _content(path).get("project")}, Head).project
+        project = checked({"project": content.get("project")}, Head).project
     except Invalid as error:
         raise BadParameter(f"{path}: {error.message}") from None
+    if environment is not None:
+        _overrides(content, environment, path)
+    return identity(project, environment)
+
+
+def identity(project: str, environment: str | None) -> str:
+    """The name that marks functions and runtimes on a server: the project's, or that of one of its
+    environments, which is deployed beside it. No project's name contains an underscore.
+    """
+    return project if environment is None else f"{project}_{environment}"
+
+
+def _overrides(content: Mapping[str, Any], environment: str, path: Path) -> dict[str, Any]:
+    """The table of an environment. Raises `BadParameter` if the file has none of this name."""
+    tables = dict(_tables_in(content, ENVIRONMENTS))
+    if environment in tables:
+        return tables[environment]
+    known = f"it has {', '.join(sorted(tables))}" if tables else f"add [{ENVIRONMENTS}.NAME]"
+    raise BadParameter(f"{path} has no environment {environment}", known)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the fields of `above`; tables in both are merged likewise."""
+    merged = dict(below)
+    for name, item in above.items():
+        is_table = isinstance(item, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], item) if is_table else item
+    return merged
 
 
 def _content(path: Path, hint: str | None = None) -> dict[str, Any]:
@@ -256,24 +294,46 @@ class _Reader:
         variables: Mapping[str, str],
         limits: Mapping[str, float],
         allows_outside: bool,
+        environment: str | None,
     ) -> None:
         self._path, self._variables, self._limits = path, variables, limits
         self._allows_outside = allows_outside
+        self._environment = environment
+        # Of each name that the file gives to a function or a schedule.
+        self._prefix = "" if environment is None else f"{environment}-"
+        self._own: frozenset[str] = frozenset()
         self.wrong: list[str] = []
 
     def project(self, said: dict[str, Any]) -> ProjectFile:
+        said = self._with_environment(said)
         tables = said.get("functions", {})
         head = {name: one for name, one in said.items() if name != "functions"}
-        found = self._checked(head, Head, "", [*fields_of(Head), "functions"])
+        found = self._checked(head, Head, "", [*fields_of(Head), "functions", ENVIRONMENTS])
+        self._own = frozenset(tables) if isinstance(tables, dict) else frozenset()
         functions = {}
         for name, table in self._tables(tables, "functions").items():
             functions[name] = self._function(name, table)
         self._check_schedules(functions)
         return ProjectFile(
-            project=found.project,
+            project=identity(found.project, self._environment),
             directory=self._path.parent,
-            functions={name: one for name, one in functions.items() if one is not None},
+            functions={one.new.name: one for one in functions.values() if one is not None},
         )
+
+    def _with_environment(self, said: dict[str, Any]) -> dict[str, Any]:
+        """The file's tables, with those of the chosen environment merged into them."""
+        environments = self._tables(said.get(ENVIRONMENTS, {}), ENVIRONMENTS)
+        for name, table in environments.items():
+            place = f"{ENVIRONMENTS}.{name}"
+            if not re.fullmatch(ENVIRONMENT_NAME, name):
+                wanted = "1 to 16 lowercase letters, digits or dashes, not ending in a dash"
+                self._tell(place, f"the name of an environment must be {wanted}")
+            for field in [one for one in table if one != "functions"]:
+                self._unknown(place, field, ["functions"])
+        plain = {name: one for name, one in said.items() if name != ENVIRONMENTS}
+        if self._environment is None:
+            return plain
+        return _merged(plain, _overrides(said, self._environment, self._path))
 
     def _function(self, name: str, said: dict[str, Any]) -> FunctionTable | None:
         before, place = len(self.wrong), f"functions.{name}"
@@ -285,7 +345,7 @@ class _Reader:
             return {one: said[one] for one in said if one in names} | more
 
         files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
-        own = part(OF_FUNCTION, name=name)
+        own = part(OF_FUNCTION, name=self._prefix + name)
         # One process of the web server handles all invocations.
         is_server = said.get("kind") == "server"
         if is_server and own.setdefault(CLEANUP_FIELD, False) is True:
@@ -306,7 +366,7 @@ class _Reader:
                 below[table] = self._below(f"{place}.{table}", table, said[table], shape)
         schedules = self._tables(said.get(SCHEDULES, {}), f"{place}.{SCHEDULES}")
         below[SCHEDULES] = {
-            one: self._schedule(f"{place}.{SCHEDULES}.{one}", one, name, table)
+            self._prefix + one: self._schedule(f"{place}.{SCHEDULES}.{one}", one, name, table)
             for one, table in schedules.items()
         }
         new = self._with_secrets(place, new, files.secrets)
@@ -347,6 +407,8 @@ class _Reader:
             return said
         not_kept = (SECRET, SECRET_FROM, URL_FROM)
         kept = {name: one for name, one in said.items() if name not in not_kept}
+        if kept.get("function") in self._own:  # a destination that the project deploys itself
+            kept["function"] = f"{self._prefix}{kept['function']}"
         if URL in said and URL_FROM in said:
             self._tell(place, f"give one of {URL} and {URL_FROM}")
         elif URL_FROM in said:
@@ -397,7 +459,7 @@ class _Reader:
         own = {one: value for one, value in said.items() if one == SECRETS}
         secrets = self._checked(own, ScheduleSecrets, place, [SECRETS]).secrets
         whole = {one: value for one, value in said.items() if one != SECRETS}
-        whole |= {"name": name, "function": function}
+        whole |= {"name": self._prefix + name, "function": self._prefix + function}
         found = self._checked(whole, NewSchedule, place, [*fields, SECRETS])
         found = self._with_secrets(place, found, secrets)
         # The file's own values, since `found` has lost invalid fields, which were reported.
